@@ -1,0 +1,196 @@
+/* file.c - files as the rest of the tree needs them.
+ *
+ * Any thread. A map belongs to whoever opened it. Writes go to a temporary beside the target and are renamed, with
+ * the file and its directory fsynced, so that a crash leaves the old or the new contents and nothing between.
+ */
+#include "common/file.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int open_regular(const char *path, size_t *len, struct err *e)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return err_set(e, -errno, "%s: %s", path, strerror(errno));
+    struct stat st;
+    int r = 0;
+    if (fstat(fd, &st))
+        r = err_set(e, -errno, "%s: %s", path, strerror(errno));
+    else if (S_ISDIR(st.st_mode))
+        r = err_set(e, -EISDIR, "%s: is a directory", path);
+    else if (!S_ISREG(st.st_mode))
+        r = err_set(e, -EINVAL, "%s: not a regular file", path);
+    if (r) {
+        close(fd);
+        return r;
+    }
+    *len = (size_t)st.st_size;
+    return fd;
+}
+
+int map_open(const char *path, struct map *out, struct err *e)
+{
+    size_t len = 0;
+    int fd = open_regular(path, &len, e);
+    if (fd < 0)
+        return fd;
+    void *p = NULL;
+    int r = 0;
+    if (len) {
+        p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED)
+            r = err_set(e, -errno, "%s: cannot map %zu bytes: %s", path, len, strerror(errno));
+    }
+    close(fd);
+    if (!r)
+        *out = (struct map){.data = p, .len = len};
+    return r;
+}
+
+void map_close(struct map *m)
+{
+    if (!m || !m->data)
+        return;
+    munmap((void *)(uintptr_t)m->data, m->len);
+    *m = (struct map){0};
+}
+
+void map_forget(const struct map *m, size_t off, size_t len)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (!m->data || off >= m->len)
+        return;
+    size_t end = len > m->len - off ? m->len : off + len;
+    off = (off + page - 1) / page * page;
+    end = end / page * page;
+    if (end > off)
+        madvise((void *)(uintptr_t)(m->data + off), end - off, MADV_DONTNEED);
+}
+
+int file_read(const char *path, size_t cap, char **out, size_t *len, struct err *e)
+{
+    size_t n = 0, got = 0;
+    int fd = open_regular(path, &n, e);
+    if (fd < 0)
+        return fd;
+    int r = 0;
+    char *p = NULL;
+    if (n > cap) {
+        r = err_set(e, -EFBIG, "%s: %zu bytes, more than the limit of %zu", path, n, cap);
+        goto done;
+    }
+    p = malloc(n + 1);
+    if (!p) {
+        r = err_set(e, -ENOMEM, "%s: out of memory for %zu bytes", path, n);
+        goto done;
+    }
+    while (got < n) {
+        ssize_t k = read(fd, p + got, n - got);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0) {
+            r = err_set(e, -errno, "%s: %s", path, strerror(errno));
+            goto done;
+        }
+        if (k == 0)
+            break;
+        got += (size_t)k;
+    }
+    p[got] = 0;
+    *out = p;
+    *len = got;
+    p = NULL;
+done:
+    free(p);
+    close(fd);
+    return r;
+}
+
+static int write_all(int fd, const char *p, size_t n)
+{
+    while (n) {
+        ssize_t k = write(fd, p, n);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return -errno;
+        p += k;
+        n -= (size_t)k;
+    }
+    return 0;
+}
+
+static int sync_parent(const char *path)
+{
+    char *dir = strdup(path);
+    if (!dir)
+        return -ENOMEM;
+    char *slash = strrchr(dir, '/');
+    if (slash)
+        slash[slash == dir] = 0;
+    int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(dir);
+    if (fd < 0)
+        return -errno;
+    int r = fsync(fd) ? -errno : 0;
+    close(fd);
+    return r;
+}
+
+int file_write_atomic(const char *path, const void *data, size_t len, unsigned mode, struct err *e)
+{
+    char *tmp = NULL;
+    if (asprintf(&tmp, "%s.tmp.%ld", path, (long)getpid()) < 0)
+        return err_set(e, -ENOMEM, "%s: out of memory", path);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    int r = fd < 0 ? -errno : 0;
+    if (!r)
+        r = write_all(fd, data, len);
+    if (!r && fsync(fd))
+        r = -errno;
+    if (fd >= 0 && close(fd) && !r)
+        r = -errno;
+    if (!r && rename(tmp, path))
+        r = -errno;
+    if (!r)
+        r = sync_parent(path);
+    else if (fd >= 0)
+        unlink(tmp);
+    if (r)
+        err_set(e, r, "%s: cannot write: %s", path, strerror(-r));
+    free(tmp);
+    return r;
+}
+
+int dir_make(const char *path, struct err *e)
+{
+    char *p = strdup(path);
+    if (!p)
+        return err_set(e, -ENOMEM, "%s: out of memory", path);
+    int r = 0;
+    for (char *s = p + 1; !r; s++) {
+        if (*s != '/' && *s)
+            continue;
+        char c = *s;
+        *s = 0;
+        if (mkdir(p, 0777) && errno != EEXIST)
+            r = err_set(e, -errno, "%s: cannot make directory: %s", p, strerror(errno));
+        *s = c;
+        if (!c)
+            break;
+    }
+    free(p);
+    return r;
+}
+
+char *path_join(const char *dir, const char *name)
+{
+    char *p = NULL;
+    return asprintf(&p, "%s/%s", dir, name) < 0 ? NULL : p;
+}
