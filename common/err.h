@@ -10,9 +10,9 @@
 #include <stddef.h>
 
 struct err {
-    int code;         /* the -Exxx that was returned, 0 when nothing was set */
-    char param[64];   /* the request field or option at fault, "" when there is none */
-    char msg[512];    /* one sentence, no trailing newline */
+    int code;       /* the -Exxx that was returned, 0 when nothing was set */
+    char param[64]; /* the request field or option at fault, "" when there is none */
+    char msg[512];  /* one sentence, no trailing newline */
 };
 
 /* Writes code and the formatted sentence into e (which may be NULL) and returns code, so that a caller can say

@@ -37,7 +37,10 @@ int hash_parse(const char *s, struct hash *out)
     struct hash h;
     for (int i = 0; i < 2 * HASH_BYTES; i++) {
         char c = s[i];
-        int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int d = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                       : -1;
         if (d < 0)
             return -EINVAL;
         h.b[i / 2] = (uint8_t)(i % 2 ? h.b[i / 2] | d : d << 4);

@@ -64,7 +64,8 @@ static inline uint16_t f32_to_f16(float f)
 /* 64 random bits from a counter: two rounds of a murmur-style finalizer over the three words. Not for secrets. */
 static inline uint64_t rng_bits(uint64_t seed, uint64_t sequence, uint64_t position)
 {
-    uint64_t x = seed * 0x9E3779B97F4A7C15u + sequence * 0xD1B54A32D192ED03u + position * 0x8CB92BA72F3D8DD7u + 0x2545F4914F6CDD1Du;
+    uint64_t x = seed * 0x9E3779B97F4A7C15u + sequence * 0xD1B54A32D192ED03u + position * 0x8CB92BA72F3D8DD7u +
+                 0x2545F4914F6CDD1Du;
     for (int i = 0; i < 2; i++) {
         x ^= x >> 32;
         x *= 0xD6E8FEB86659FD93u;

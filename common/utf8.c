@@ -51,7 +51,8 @@ size_t utf8_tail(const char *str, size_t n)
             return 0;
         if (back >= 2) { /* the second byte already rules some beginnings out */
             unsigned char d = s[n - back + 1];
-            if ((c == 0xE0 && d < 0xA0) || (c == 0xED && d > 0x9F) || (c == 0xF0 && d < 0x90) || (c == 0xF4 && d > 0x8F))
+            if ((c == 0xE0 && d < 0xA0) || (c == 0xED && d > 0x9F) || (c == 0xF0 && d < 0x90) ||
+                (c == 0xF4 && d > 0x8F))
                 return 0;
         }
         return back;

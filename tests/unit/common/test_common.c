@@ -202,8 +202,9 @@ static void test_utf8(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_err),  cmocka_unit_test(test_arena), cmocka_unit_test(test_buf),  cmocka_unit_test(test_file),
-        cmocka_unit_test(test_hash), cmocka_unit_test(test_num),   cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_err),  cmocka_unit_test(test_arena), cmocka_unit_test(test_buf),
+        cmocka_unit_test(test_file), cmocka_unit_test(test_hash),  cmocka_unit_test(test_num),
+        cmocka_unit_test(test_utf8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
