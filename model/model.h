@@ -1,0 +1,109 @@
+/* model.h - the backbone: loaded once, stepped by one thread.
+ *
+ * A struct model owns the packed weights, the recovery module, the KV pages and the step's scratch, all allocated at
+ * model_open. The engine thread alone calls the functions on sequences and model_step; model_info and
+ * model_pet_target are constant after model_open and may be read by any thread.
+ *
+ * A sequence is a list of KV pages and a length. model_step appends the tokens of each span to its sequence, computes
+ * all spans in one batch, and samples where asked. The result for a span depends on the span and its sequence alone
+ * (row invariance), whatever else is in the batch and however a prompt is cut into spans.
+ */
+#ifndef CPET_MODEL_MODEL_H
+#define CPET_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "kernels/kernels.h"
+#include "pet/pet.h"
+
+struct model;
+
+enum model_precision { MODEL_AUTO = -1, MODEL_F32 = KERN_F32, MODEL_BF16 = KERN_BF16, MODEL_INT8 = KERN_S8 };
+#define MODEL_KV_AUTO (-1)
+
+struct model_opts {
+    const char *dir;                /* a Hugging Face directory */
+    const char *recovery;           /* a recovery file; NULL: dir/recovery.safetensors where it exists */
+    enum model_precision precision; /* AUTO: what dir holds. int8 needs a directory that cpet compress wrote */
+    int kv_type;                    /* MODEL_KV_AUTO (f32 for f32 weights, else bf16) or a kern_type */
+    size_t kv_bytes; /* for KV pages; 0: 512 MiB. Rounded down to whole pages, at least one context's worth is needed */
+    uint32_t max_context; /* 0: what config.json states */
+    uint32_t max_rows;    /* rows a step; 0: 512 */
+    uint32_t max_logits;  /* logit rows a step; 0: 128 */
+    uint32_t max_seqs;    /* sequences open at once; 0: 1024 */
+    uint32_t max_pets;    /* modules composed on one sequence; 0: 4 */
+    uint32_t max_rank;    /* 0: 256 */
+};
+
+/* Loads and packs. Errors name the file and the tensor or field. */
+int model_open(struct kern_dev *d, const struct model_opts *o, struct model **out, struct err *e);
+void model_close(struct model *m); /* takes NULL */
+
+struct model_info {
+    char architecture[32];
+    enum model_precision precision;
+    enum kern_type kv_type;
+    uint32_t n_layers, hidden, vocab, max_context;
+    uint32_t max_rows, max_logits, max_seqs, max_pets;
+    uint32_t n_pages; /* KV pages of KERN_PAGE_TOKENS tokens in all */
+    size_t page_bytes;
+    size_t weight_bytes; /* packed, resident */
+    size_t kv_bytes, scratch_bytes;
+    char recovery[17]; /* the first 16 digits of the recovery module's hash, "" when none is loaded */
+};
+const struct model_info *model_info(const struct model *m);
+const struct pet_target *model_pet_target(const struct model *m);
+struct kern_dev *model_dev(const struct model *m);
+
+/* ---- sequences (engine thread) ---- */
+
+#define MODEL_NO_SEQ UINT32_MAX
+
+/* A new, empty sequence. -ENOSPC when max_seqs are open. */
+int seq_open(struct model *m, uint32_t *seq);
+void seq_close(struct model *m, uint32_t seq);         /* gives its pages back; takes MODEL_NO_SEQ */
+uint32_t seq_len(const struct model *m, uint32_t seq); /* tokens whose keys and values it holds */
+/* Makes sure of pages for n_tokens in all, so that appending up to there cannot fail. -ENOSPC: too few pages free (the
+ * sequence is as before), -E2BIG: beyond max_context. */
+int seq_reserve(struct model *m, uint32_t seq, uint32_t n_tokens);
+/* Forgets the tokens from n on; whole pages beyond are given back. n at most seq_len. */
+void seq_truncate(struct model *m, uint32_t seq, uint32_t n);
+/* A new sequence with the same tokens: full pages are shared, the last partial one is copied. Then reserved as
+ * seq_reserve(n_tokens) would. -ENOSPC as above. */
+int seq_fork(struct model *m, uint32_t seq, uint32_t n_tokens, uint32_t *out);
+
+uint32_t kv_pages_free(const struct model *m);
+uint32_t kv_pages_for(uint32_t n_tokens); /* pages that hold n_tokens */
+
+/* ---- the step (engine thread) ---- */
+
+struct model_pet {
+    const struct kern_slot *slot;
+    float weight;
+};
+
+struct model_span {
+    uint32_t seq;
+    const int32_t *tokens; /* appended to seq: n_tokens >= 1, ids in [0, vocab); pages must be reserved */
+    uint32_t n_tokens;
+    const struct model_pet *pets; /* applied in this order, after recovery */
+    uint32_t n_pets;
+    uint32_t n_logits;                /* logits of the last n_logits tokens of the span: 0, 1, or up to n_tokens */
+    const struct kern_sample *sample; /* [n_logits], or NULL: logits only */
+    struct kern_sampled *sampled;     /* [n_logits] out */
+};
+
+/* One pass over all spans (at most one a sequence). Limits: max_rows, max_logits in the sum. -EINVAL says which rule a
+ * caller broke; nothing is appended then. */
+int model_step(struct model *m, const struct model_span *spans, uint32_t n_spans, struct err *e);
+
+/* After a step without sampling: logits of the i-th logit row (spans in order), f32 [vocab], copied to dst. Sampling
+ * changes logits in place, so after one they are not the model's. */
+void model_logits(const struct model *m, uint32_t i, float *dst);
+
+/* How many different resident modules the last step's rows used (recovery not counted). */
+uint32_t model_step_slots(const struct model *m);
+
+#endif
