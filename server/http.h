@@ -1,0 +1,90 @@
+/* http.h - HTTP/1.1 on a libuv loop, by libmicrohttpd behind a strict front.
+ *
+ * Everything here belongs to the thread that runs the loop; nothing is locked. The front accepts connections, frames
+ * and checks each request (see http_scan.h), bounds it in size and time, and hands libmicrohttpd only well-formed
+ * requests, one at a time a connection. What the front refuses it answers itself, in JSON.
+ *
+ * A request goes: on_request once the whole body is in -> http_reply, or http_stream_begin, http_stream_write...,
+ * http_stream_end -> on_close exactly once, after which `r` is gone. A client that leaves brings on_close at any time
+ * after on_request was entered; the owner then cancels its work and forgets `r`. Closing one's sending side counts as
+ * leaving.
+ */
+#ifndef CPET_SERVER_HTTP_H
+#define CPET_SERVER_HTTP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <uv.h>
+
+#include "common/arena.h"
+#include "common/err.h"
+
+struct http_server;
+struct http_req;
+
+struct http_opts {
+    const char *addr;   /* "HOST:PORT", "[V6]:PORT" (HOST numeric or localhost; port 0 picks one), "unix:PATH" */
+    size_t max_body;    /* bytes; 0: 8 MiB */
+    size_t max_header;  /* bytes of request line and headers; 0: 16 KiB */
+    size_t max_arena;   /* bytes of http_arena; 0: 64 MiB */
+    size_t max_backlog; /* bytes a stream may have queued; 0: 4 MiB */
+    unsigned max_conns; /* 0: 4096; above: 503 and closed */
+    unsigned header_ms; /* from a request's first byte (or the accept) to the end of its headers; 0: 10,000 */
+    unsigned body_ms;   /* from there to the end of its body; 0: 60,000 */
+    unsigned idle_ms;   /* a kept connection without a request; 0: 75,000 */
+    unsigned send_ms;   /* a client that takes no byte of its answer; 0: 60,000 */
+    unsigned unix_mode; /* of the unix socket; 0: 0600 */
+};
+
+struct http_handler {
+    void (*on_request)(void *ctx, struct http_req *r); /* may answer at once, or keep r and answer later */
+    void (*on_close)(void *ctx, struct http_req *r);   /* r is gone after this returns; may be NULL */
+    void *ctx;
+};
+
+struct http_hdr {
+    const char *name, *value; /* copied; CR, LF and other controls are not allowed */
+};
+
+/* Listens. -EINVAL for the address, -EADDRINUSE and others as from bind. o's strings are copied. */
+int http_listen(uv_loop_t *loop, const struct http_opts *o, struct http_handler h, struct http_server **out,
+                struct err *e);
+/* "http://127.0.0.1:41234" with the real port, or "unix:PATH". */
+const char *http_address(const struct http_server *s);
+/* No new connections; those that are open finish their request and are then closed. */
+void http_stop_accepting(struct http_server *s);
+/* Drops everything (on_close for each open request), then calls closed (may be NULL) from the loop and frees s. Not
+ * from inside a handler. */
+void http_close(struct http_server *s, void (*closed)(void *ctx), void *ctx);
+/* Open client connections, and requests between on_request and on_close. */
+unsigned http_connections(const struct http_server *s);
+unsigned http_requests(const struct http_server *s);
+
+const char *http_method(const struct http_req *r);                   /* GET HEAD POST PUT DELETE OPTIONS PATCH */
+const char *http_path(const struct http_req *r);                     /* percent-decoded, no query; never holds a NUL */
+const char *http_query(const struct http_req *r, const char *key);   /* decoded; "" without a value; NULL: absent */
+const char *http_header(const struct http_req *r, const char *name); /* any case; NULL: absent */
+const char *http_body(const struct http_req *r, size_t *n);          /* terminated; valid until on_close */
+const char *http_request_id(const struct http_req *r);               /* the client's x-request-id, or one made here */
+struct arena *http_arena(struct http_req *r); /* dropped after on_close; NULL when memory is out */
+void *http_user(const struct http_req *r);
+void http_set_user(struct http_req *r, void *user);
+
+/* The whole answer; body is copied. content_type NULL: none. x-request-id is added, and Retry-After: 1 to 429 and 503
+ * unless extra has one. Once a request. */
+void http_reply(struct http_req *r, int status, const char *content_type, const void *body, size_t n,
+                const struct http_hdr *extra, size_t n_extra);
+/* Begins a streamed answer (chunked). 0 or -ENOMEM. */
+int http_stream_begin(struct http_req *r, int status, const char *content_type, const struct http_hdr *extra,
+                      size_t n_extra);
+/* Queues bytes, sent at the end of the loop's turn. -EPIPE: the client has left; -ENOBUFS: it reads too slowly and the
+ * backlog is full (nothing was queued); -ENOMEM. */
+int http_stream_write(struct http_req *r, const void *p, size_t n);
+size_t http_stream_pending(const struct http_req *r); /* bytes queued and not yet taken */
+void http_stream_end(struct http_req *r);
+/* The stream breaks off: the client sees a cut transfer. */
+void http_stream_abort(struct http_req *r);
+/* Sends what is queued on all streams now, in one go. The loop does it once a turn by itself. */
+void http_flush(struct http_server *s);
+
+#endif
