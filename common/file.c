@@ -143,28 +143,84 @@ static int sync_parent(const char *path)
     return r;
 }
 
+struct file_out {
+    char *path, *tmp;
+    int fd;
+};
+
+static void file_out_free(struct file_out *o)
+{
+    if (o->fd >= 0)
+        close(o->fd);
+    free(o->tmp);
+    free(o->path);
+    free(o);
+}
+
+int file_out_open(const char *path, unsigned mode, struct file_out **out, struct err *e)
+{
+    struct file_out *o = calloc(1, sizeof *o);
+    if (!o)
+        return err_set(e, -ENOMEM, "%s: out of memory", path);
+    o->fd = -1;
+    o->path = strdup(path);
+    if (asprintf(&o->tmp, "%s.tmp.%ld", path, (long)getpid()) < 0)
+        o->tmp = NULL;
+    int r = o->path && o->tmp ? 0 : -ENOMEM;
+    if (!r) {
+        o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+        r = o->fd < 0 ? -errno : 0;
+    }
+    if (r) {
+        file_out_free(o);
+        return err_set(e, r, "%s: cannot write: %s", path, strerror(-r));
+    }
+    *out = o;
+    return 0;
+}
+
+int file_out_write(struct file_out *o, const void *p, size_t n, struct err *e)
+{
+    int r = write_all(o->fd, p, n);
+    return r ? err_set(e, r, "%s: cannot write: %s", o->path, strerror(-r)) : 0;
+}
+
+int file_out_commit(struct file_out *o, struct err *e)
+{
+    int r = fsync(o->fd) ? -errno : 0;
+    if (close(o->fd) && !r)
+        r = -errno;
+    o->fd = -1;
+    if (!r && rename(o->tmp, o->path))
+        r = -errno;
+    if (!r)
+        r = sync_parent(o->path);
+    else
+        unlink(o->tmp);
+    if (r)
+        err_set(e, r, "%s: cannot write: %s", o->path, strerror(-r));
+    file_out_free(o);
+    return r;
+}
+
+void file_out_abort(struct file_out *o)
+{
+    if (!o)
+        return;
+    unlink(o->tmp);
+    file_out_free(o);
+}
+
 int file_write_atomic(const char *path, const void *data, size_t len, unsigned mode, struct err *e)
 {
-    char *tmp = NULL;
-    if (asprintf(&tmp, "%s.tmp.%ld", path, (long)getpid()) < 0)
-        return err_set(e, -ENOMEM, "%s: out of memory", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
-    int r = fd < 0 ? -errno : 0;
-    if (!r)
-        r = write_all(fd, data, len);
-    if (!r && fsync(fd))
-        r = -errno;
-    if (fd >= 0 && close(fd) && !r)
-        r = -errno;
-    if (!r && rename(tmp, path))
-        r = -errno;
-    if (!r)
-        r = sync_parent(path);
-    else if (fd >= 0)
-        unlink(tmp);
+    struct file_out *o = NULL;
+    int r = file_out_open(path, mode, &o, e);
     if (r)
-        err_set(e, r, "%s: cannot write: %s", path, strerror(-r));
-    free(tmp);
+        return r;
+    r = file_out_write(o, data, len, e);
+    if (!r)
+        return file_out_commit(o, e);
+    file_out_abort(o);
     return r;
 }
 

@@ -24,6 +24,14 @@ int file_read(const char *path, size_t cap, char **out, size_t *len, struct err 
 /* Writes path.tmp.PID, fsyncs, renames over path, fsyncs the directory. On failure path is as it was. */
 int file_write_atomic(const char *path, const void *data, size_t len, unsigned mode, struct err *e);
 
+/* The same, streamed: open, any number of writes, then commit (fsync, rename, fsync of the directory) or abort (the
+ * temporary is removed). Both free it. After a failed write only abort makes sense; abort takes NULL. */
+struct file_out;
+int file_out_open(const char *path, unsigned mode, struct file_out **out, struct err *e);
+int file_out_write(struct file_out *o, const void *p, size_t n, struct err *e);
+int file_out_commit(struct file_out *o, struct err *e);
+void file_out_abort(struct file_out *o);
+
 /* mkdir -p. */
 int dir_make(const char *path, struct err *e);
 
