@@ -103,6 +103,12 @@ int model_step(struct model *m, const struct model_span *spans, uint32_t n_spans
  * changes logits in place, so after one they are not the model's. */
 void model_logits(const struct model *m, uint32_t i, float *dst);
 
+/* As model_step, and shows the observer the input of every linear layer: sites [site, site + n_sites) are fed x, f32
+ * [rows][k] (host memory, the observer's during the call). For calibration; slower than model_step. */
+typedef void (*model_observer)(void *ctx, uint32_t site, uint32_t n_sites, const float *x, uint32_t rows, uint32_t k);
+int model_step_observed(struct model *m, const struct model_span *spans, uint32_t n_spans, model_observer fn, void *ctx,
+                        struct err *e);
+
 /* How many different resident modules the last step's rows used (recovery not counted). */
 uint32_t model_step_slots(const struct model *m);
 
