@@ -1,0 +1,439 @@
+/* test_request.c - requests: each field's range, each refusal with its name, malformed JSON, limits, defaults. */
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "common/file.h"
+#include "proto/proto.h"
+
+static struct arena *arena;
+static struct err err;
+
+static int setup(void **s)
+{
+    (void)s;
+    arena = arena_create(16u << 20);
+    return arena ? 0 : -1;
+}
+
+static int teardown(void **s)
+{
+    (void)s;
+    arena_free(arena);
+    return 0;
+}
+
+static int parse(bool chat, const char *body, struct req **r)
+{
+    memset(&err, 0, sizeof err);
+    *r = NULL;
+    return (chat ? req_parse_chat : req_parse_completion)(body, strlen(body), &req_limits_default, arena, r, &err);
+}
+
+static struct req *good(bool chat, const char *body)
+{
+    struct req *r;
+    if (parse(chat, body, &r))
+        fail_msg("%s: %s", body, err.msg);
+    return r;
+}
+
+static struct req *completion(const char *fields)
+{
+    char body[4096];
+    snprintf(body, sizeof body, "{\"model\":\"m\",\"prompt\":\"p\"%s%s}", *fields ? "," : "", fields);
+    return good(false, body);
+}
+
+static void bad(bool chat, const char *body, const char *param, const char *says)
+{
+    struct req *r;
+    int rc = parse(chat, body, &r);
+    if (rc != -EINVAL || strcmp(err.param, param) || !strstr(err.msg, says))
+        fail_msg("%s: %d, param '%s', '%s'; expected '%s', '%s'", body, rc, err.param, err.msg, param, says);
+    assert_null(r);
+}
+
+static void test_fields(void **state)
+{
+    (void)state;
+    struct req *r = completion("");
+    assert_string_equal(r->model.ptr, "m");
+    assert_int_equal(r->kind, REQ_COMPLETION);
+    assert_int_equal(r->n_prompts, 1);
+    assert_string_equal(r->prompts[0].text.ptr, "p");
+    assert_int_equal(r->sampling.max_tokens, 16);
+    assert_true(r->sampling.temperature == 1 && r->sampling.top_p == 1 && r->sampling.repetition_penalty == 1);
+    assert_int_equal(r->sampling.set, 0);
+    assert_int_equal(r->logprobs, -1);
+    assert_int_equal(r->n, 1);
+
+    r = completion("\"max_tokens\":7,\"temperature\":0.5,\"top_p\":0.25,\"top_k\":-1,\"min_p\":0.125,\"n\":3,"
+                   "\"seed\":-5,\"stop\":[\"a\",\"b\\u0000c\"],\"echo\":true,\"logprobs\":5,\"presence_penalty\":-2,"
+                   "\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"logit_bias\":{\"7\":-100,\"0\":1.5},"
+                   "\"stream\":true,\"stream_options\":{\"include_usage\":true},\"ignore_eos\":true,"
+                   "\"min_tokens\":2,\"user\":\"u\",\"tools\":null,\"whatever\":null");
+    const struct req_sampling *s = &r->sampling;
+    assert_int_equal(s->max_tokens, 7);
+    assert_true(s->temperature == 0.5f && s->top_p == 0.25f && s->min_p == 0.125f && s->top_k == 0);
+    assert_true(s->presence_penalty == -2 && s->frequency_penalty == 2 && s->repetition_penalty == 1.5f);
+    assert_true(s->seed == (uint64_t)-5);
+    assert_int_equal(s->n_stop, 2);
+    assert_int_equal(s->stop[1].len, 3);
+    assert_memory_equal(s->stop[1].ptr, "b\0c", 4);
+    assert_int_equal(s->n_bias, 2);
+    assert_true(s->bias[0].id == 0 && s->bias[0].bias == 1.5f && s->bias[1].id == 7 && s->bias[1].bias == -100);
+    assert_int_equal(s->min_tokens, 2);
+    assert_true(s->ignore_eos && r->echo && r->stream && r->include_usage);
+    assert_int_equal(r->logprobs, 5);
+    assert_int_equal(r->n, 3);
+    assert_string_equal(r->user.ptr, "u");
+    assert_int_equal(s->set, 0x1FFF);
+
+    assert_int_equal(completion("\"stop\":\"x\"")->sampling.n_stop, 1);
+    assert_int_equal(completion("\"stop\":[]")->sampling.n_stop, 0);
+    assert_int_equal(completion("\"echo\":true,\"max_tokens\":0")->sampling.max_tokens, 0);
+    assert_false(signbit(completion("\"temperature\":-0.0")->sampling.temperature));
+    assert_true(completion("\"top_p\":1e-60")->sampling.top_p > 0);
+    assert_true(completion("\"temperature\":2")->sampling.temperature == 2);
+}
+
+static void test_prompts(void **state)
+{
+    (void)state;
+    struct req *r = good(false, "{\"model\":\"m\",\"prompt\":[1,2,3]}");
+    assert_int_equal(r->n_prompts, 1);
+    assert_int_equal(r->prompts[0].n_ids, 3);
+    assert_int_equal(r->prompts[0].ids[2], 3);
+    r = good(false, "{\"model\":\"m\",\"prompt\":[\"a\",\"\"]}");
+    assert_int_equal(r->n_prompts, 2);
+    assert_null(r->prompts[1].ids);
+    assert_int_equal(r->prompts[1].text.len, 0);
+    r = good(false, "{\"model\":\"m\",\"prompt\":[[1],[2,2147483647]]}");
+    assert_int_equal(r->n_prompts, 2);
+    assert_int_equal(r->prompts[1].ids[1], 2147483647);
+    r = good(false, "{\"model\":\"m\",\"prompt\":\"a\\u0000\\ud83d\\ude00\"}");
+    assert_memory_equal(r->prompts[0].text.ptr, "a\0\xF0\x9F\x98\x80", 7);
+    static const char *const wrong[] = {"5",         "{}",          "[]",         "[[]]", "[[1],[]]",     "[1,\"a\"]",
+                                        "[\"a\",1]", "[[1],\"a\"]", "[1.0]",      "[-1]", "[2147483648]", "[true]",
+                                        "[[[1]]]",   "[null]",      "[[1,null]]", "false"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        char body[100];
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"prompt\":%s}", wrong[i]);
+        bad(false, body, "prompt", "prompt");
+    }
+    struct req_limits lim = req_limits_default;
+    lim.vocab = 10;
+    const char *ids = "{\"model\":\"m\",\"prompt\":[9,10]}";
+    assert_int_equal(req_parse_completion(ids, strlen(ids), &lim, arena, &r, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "token 1 must be an integer from 0 to 9"));
+    lim.max_prompt_tokens = 1;
+    assert_int_equal(req_parse_completion(ids, strlen(ids), &lim, arena, &r, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "the limit is 1"));
+}
+
+static void test_bad_fields(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fields, *param, *says;
+    } cases[] = {
+        {"\"max_tokens\":0", "max_tokens", "at least 1"},
+        {"\"max_tokens\":-1", "max_tokens", "integer from 0"},
+        {"\"max_tokens\":1.0", "max_tokens", "without a fraction"},
+        {"\"max_tokens\":\"5\"", "max_tokens", "integer"},
+        {"\"max_tokens\":1048577", "max_tokens", "to 1048576"},
+        {"\"max_tokens\":true", "max_tokens", "integer"},
+        {"\"max_completion_tokens\":4", "max_completion_tokens", "not supported in completions"},
+        {"\"temperature\":-0.1", "temperature", "from 0 to 2"},
+        {"\"temperature\":2.1", "temperature", "from 0 to 2"},
+        {"\"temperature\":\"hot\"", "temperature", "number"},
+        {"\"temperature\":[]", "temperature", "number"},
+        {"\"top_p\":0", "top_p", "above 0 to 1"},
+        {"\"top_p\":1.01", "top_p", "above 0 to 1"},
+        {"\"top_k\":-2", "top_k", "from -1"},
+        {"\"top_k\":2147483648", "top_k", "to 2147483647"},
+        {"\"min_p\":1.5", "min_p", "from 0 to 1"},
+        {"\"n\":0", "n", "from 1 to 128"},
+        {"\"n\":129", "n", "from 1 to 128"},
+        {"\"n\":-1", "n", "from 1"},
+        {"\"seed\":1.5", "seed", "integer"},
+        {"\"seed\":\"x\"", "seed", "integer"},
+        {"\"stop\":\"\"", "stop", "1 to 1024 bytes"},
+        {"\"stop\":[\"a\",1]", "stop", "string"},
+        {"\"stop\":{}", "stop", "string"},
+        {"\"stop\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]", "stop", "at most 16"},
+        {"\"echo\":1", "echo", "true or false"},
+        {"\"logprobs\":21", "logprobs", "from 0 to 20"},
+        {"\"logprobs\":true", "logprobs", "integer"},
+        {"\"top_logprobs\":2", "top_logprobs", "not supported in completions"},
+        {"\"presence_penalty\":-2.5", "presence_penalty", "from -2 to 2"},
+        {"\"frequency_penalty\":3", "frequency_penalty", "from -2 to 2"},
+        {"\"repetition_penalty\":0", "repetition_penalty", "above 0"},
+        {"\"logit_bias\":[]", "logit_bias", "object"},
+        {"\"logit_bias\":{\"a\":1}", "logit_bias", "key 'a'"},
+        {"\"logit_bias\":{\"\":1}", "logit_bias", "key ''"},
+        {"\"logit_bias\":{\"01\":1}", "logit_bias", "key '01'"},
+        {"\"logit_bias\":{\"-1\":1}", "logit_bias", "key '-1'"},
+        {"\"logit_bias\":{\"99999999999999999999\":1}", "logit_bias", "token ids"},
+        {"\"logit_bias\":{\"5\":101}", "logit_bias", "from -100 to 100"},
+        {"\"logit_bias\":{\"5\":null}", "logit_bias", "from -100 to 100"},
+        {"\"stream\":\"yes\"", "stream", "true or false"},
+        {"\"stream_options\":{}", "stream_options", "only with stream"},
+        {"\"stream\":true,\"stream_options\":1", "stream_options", "object"},
+        {"\"stream\":true,\"stream_options\":{\"include_usage\":1}", "stream_options.include_usage", "true or false"},
+        {"\"stream\":true,\"stream_options\":{\"x\":1}", "stream_options", "stream_options.x is not supported"},
+        {"\"ignore_eos\":0", "ignore_eos", "true or false"},
+        {"\"min_tokens\":-1", "min_tokens", "from 0"},
+        {"\"min_tokens\":9,\"max_tokens\":8", "min_tokens", "at most max_tokens"},
+        {"\"user\":7", "user", "string"},
+        {"\"tools\":[]", "tools", "tools is not supported"},
+        {"\"best_of\":1", "best_of", "best_of is not supported"},
+        {"\"suffix\":\"\"", "suffix", "suffix is not supported"},
+        {"\"prompt_logprobs\":1", "prompt_logprobs", "not supported"},
+        {"\"messages\":[]", "messages", "not supported in completions"},
+        {"\"wat\":1", "wat", "unknown field 'wat'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char body[512];
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"prompt\":\"p\",%s}", cases[i].fields);
+        bad(false, body, cases[i].param, cases[i].says);
+    }
+    bad(false, "{\"prompt\":\"p\"}", "model", "required");
+    bad(false, "{\"model\":\"m\"}", "prompt", "required");
+    bad(false, "{\"model\":\"m\",\"prompt\":null}", "prompt", "required");
+    bad(false, "{\"model\":\"\",\"prompt\":\"p\"}", "model", "1 to 256");
+    bad(false, "{\"model\":\"a\\u0000b\",\"prompt\":\"p\"}", "model", "no NUL");
+    bad(false, "{\"model\":5,\"prompt\":\"p\"}", "model", "string");
+    bad(false, "{\"model\":\"m\",\"prompt\":[\"a\",\"b\",\"c\"],\"n\":128}", "n", "at most 256");
+}
+
+static void test_chat(void **state)
+{
+    (void)state;
+    struct req *r = good(true, "{\"model\":\"m\",\"messages\":[{\"role\":\"developer\",\"content\":\"s\"},"
+                               "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\\\"\"},"
+                               "{\"text\":\"b\",\"type\":\"text\"}],\"name\":\"bob\",\"refusal\":null},"
+                               "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":null}],"
+                               "\"logprobs\":true,\"top_logprobs\":3,\"max_completion_tokens\":5,\"max_tokens\":5}");
+    assert_int_equal(r->n_messages, 3);
+    assert_string_equal(r->messages[0].role, "system");
+    assert_string_equal(r->messages[1].content.ptr, "a\"\nb");
+    assert_string_equal(r->messages[1].name.ptr, "bob");
+    assert_null(r->messages[2].content.ptr);
+    assert_string_equal(r->messages_json.ptr, "[{\"role\":\"system\",\"content\":\"s\"},"
+                                              "{\"role\":\"user\",\"content\":\"a\\\"\\nb\",\"name\":\"bob\"},"
+                                              "{\"role\":\"assistant\",\"content\":null}]");
+    assert_int_equal(r->logprobs, 3);
+    assert_int_equal(r->sampling.max_tokens, 5);
+    assert_int_equal(
+        good(true, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"\"}]}")->sampling.max_tokens, 0);
+    assert_int_equal(good(true, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"\"}],"
+                                "\"logprobs\":true}")
+                         ->logprobs,
+                     0);
+    static const struct {
+        const char *messages, *param, *says;
+    } cases[] = {
+        {"[]", "messages", "1 to 4096"},
+        {"\"x\"", "messages", "list"},
+        {"{}", "messages", "list"},
+        {"[1]", "messages[0]", "object"},
+        {"[{\"content\":\"x\"}]", "messages[0]", "no role"},
+        {"[{\"role\":\"user\"}]", "messages[0]", "no content"},
+        {"[{\"role\":\"user\",\"content\":null}]", "messages[0]", "no content"},
+        {"[{\"role\":\"tool\",\"content\":\"x\"}]", "messages[0].role", "'tool' is not supported"},
+        {"[{\"role\":\"king\",\"content\":\"x\"}]", "messages[0].role", "must be system"},
+        {"[{\"role\":4,\"content\":\"x\"}]", "messages[0].role", "must be system"},
+        {"[{\"role\":\"user\",\"content\":4}]", "messages[0].content", "string"},
+        {"[{\"role\":\"user\",\"content\":[]}]", "messages[0].content", "empty"},
+        {"[{\"role\":\"user\",\"content\":[\"x\"]}]", "messages[0].content[0]", "object with a type"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"http://h\"}}]}]",
+         "messages[0].content[0]", "'image_url' is not supported"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"input_audio\"}]}]",
+         "messages[0].content[1]", "'input_audio' is not supported"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]", "messages[0].content[0]", "a text"},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\",\"x\":1}]}]", "messages[0].content[0]",
+         "nothing else"},
+        {"[{\"role\":\"assistant\",\"tool_calls\":[]}]", "messages[0].tool_calls", "not supported"},
+        {"[{\"role\":\"user\",\"content\":\"x\",\"zap\":1}]", "messages[0].zap", "unknown field 'zap'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char body[512];
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"messages\":%s}", cases[i].messages);
+        bad(true, body, cases[i].param, cases[i].says);
+    }
+#define HI "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
+    bad(true, "{\"model\":\"m\"}", "messages", "required");
+    bad(true, "{\"model\":\"m\"," HI ",\"prompt\":\"x\"}", "prompt", "not supported in chat");
+    bad(true, "{\"model\":\"m\"," HI ",\"echo\":true}", "echo", "not supported in chat");
+    bad(true, "{\"model\":\"m\"," HI ",\"logprobs\":1}", "logprobs", "true or false");
+    bad(true, "{\"model\":\"m\"," HI ",\"top_logprobs\":1}", "top_logprobs", "only with logprobs");
+    bad(true, "{\"model\":\"m\"," HI ",\"top_logprobs\":21,\"logprobs\":true}", "top_logprobs", "0 to 20");
+    bad(true, "{\"model\":\"m\"," HI ",\"max_tokens\":3,\"max_completion_tokens\":4}", "max_completion_tokens",
+        "differ");
+    bad(true, "{\"model\":\"m\"," HI ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
+        "not supported");
+    bad(true, "{\"model\":\"m\"," HI ",\"chat_template_kwargs\":{}}", "chat_template_kwargs", "not supported");
+}
+
+static void test_malformed(void **state)
+{
+    (void)state;
+    static const char *const broken[] = {
+        "",
+        " ",
+        "{",
+        "}",
+        "[",
+        "nul",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{'a':1}",
+        "[1,]",
+        "{\"a\":NaN}",
+        "{\"a\":Infinity}",
+        "{\"a\":1e400}",
+        "{\"a\":01}",
+        "{\"a\":+1}",
+        "{\"a\":.5}",
+        "{\"a\":99999999999999999999}",
+        "{\"a\":\"\\ud800\"}",
+        "{\"a\":\"\\x\"}",
+        "{\"a\":\"\n\"}",
+        "{\"a\\u0000\":1}",
+        "{\"a\":1}{}",
+        "{\"a\":1} x",
+        "{\"n\":1,\"n\":1}",
+        "{\"logit_bias\":{\"1\":1,\"1\":2}}",
+        "{\"a\":\"",
+        "\"\\",
+        "// c\n{}",
+        "\xEF\xBB\xBF{}",
+    };
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
+        bad(false, broken[i], "", "not valid JSON");
+        bad(true, broken[i], "", "not valid JSON");
+    }
+    bad(false, "{\"a\":\"\xFF\"}", "", "UTF-8 at byte 6");
+    bad(false, "{\"a\":\"\xED\xA0\x80\"}", "", "UTF-8 at byte 6");
+    static const char *const shapes[] = {"[]", "\"x\"", "1", "null", "true"};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        bad(false, shapes[i], "", "must be a JSON object");
+    struct req *r;
+    assert_int_equal(req_parse_chat("{}\0", 3, &req_limits_default, arena, &r, &err), -EINVAL);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    struct req *r = NULL;
+    struct req_limits lim = req_limits_default;
+    size_t n = 1 << 20;
+    char *deep = malloc(n);
+    memset(deep, '[', n);
+    assert_int_equal(req_parse_completion(deep, n, &lim, arena, &r, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "deeper than 32 at byte 32"));
+    memset(deep, ',', n);
+    deep[0] = '[';
+    assert_int_equal(req_parse_completion(deep, n, &lim, arena, &r, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "more than 262144 values"));
+    lim.max_body = n - 1;
+    assert_int_equal(req_parse_completion(deep, n, &lim, arena, &r, &err), -E2BIG);
+    assert_int_equal(resp_status(-E2BIG), 413);
+    free(deep);
+    lim = req_limits_default;
+    lim.max_prompts = 2;
+    const char *many = "{\"model\":\"m\",\"prompt\":[\"a\",\"b\",\"c\"]}";
+    assert_int_equal(req_parse_completion(many, strlen(many), &lim, arena, &r, &err), -EINVAL);
+    const char *bias = "{\"model\":\"m\",\"prompt\":\"a\",\"logit_bias\":{\"1\":1,\"2\":1}}";
+    lim.max_bias = 1;
+    assert_int_equal(req_parse_completion(bias, strlen(bias), &lim, arena, &r, &err), -EINVAL);
+    /* An arena of any size gives an answer or a clear refusal. */
+    const char *chat = "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":"
+                       "\"abc\"}],\"name\":\"x\"}],\"stop\":[\"a\"],\"logit_bias\":{\"1\":1},\"user\":\"u\"}";
+    int rc = -E2BIG;
+    for (size_t size = 16; rc; size += 16) {
+        struct arena *small = arena_create(size);
+        rc = req_parse_chat(chat, strlen(chat), &req_limits_default, small, &r, &err);
+        assert_true(!rc || rc == -E2BIG);
+        arena_free(small);
+        assert_true(size < 10000);
+    }
+}
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    struct req_sampling *d = NULL;
+    const char *json = "{\"temperature\":0.5,\"max_tokens\":9,\"min_tokens\":4,\"stop\":\"x\",\"seed\":3,\"top_k\":2,"
+                       "\"logit_bias\":{\"4\":1},\"ignore_eos\":true,\"top_p\":0.5,\"min_p\":0.5,"
+                       "\"presence_penalty\":1,\"frequency_penalty\":1,\"repetition_penalty\":2}";
+    assert_int_equal(req_parse_defaults(json, strlen(json), &req_limits_default, arena, &d, &err), 0);
+    struct req *r = completion("\"temperature\":0,\"max_tokens\":2");
+    req_apply_defaults(r, d);
+    assert_true(r->sampling.temperature == 0 && r->sampling.max_tokens == 2 && r->sampling.min_tokens == 2);
+    assert_true(r->sampling.seed == 3 && r->sampling.top_k == 2 && r->sampling.n_stop == 1 && r->sampling.n_bias == 1);
+    assert_true(r->sampling.top_p == 0.5f && r->sampling.repetition_penalty == 2 && r->sampling.ignore_eos);
+    assert_int_equal(r->sampling.set, 0x1FFF);
+    static const char *const wrong[] = {"{\"model\":\"m\"}", "{\"n\":2}", "{\"top_p\":2}", "[]", "{\"x\":1}", "{"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        assert_int_equal(req_parse_defaults(wrong[i], strlen(wrong[i]), &req_limits_default, arena, &d, &err), -EINVAL);
+    struct arena *none = arena_create(16);
+    assert_int_equal(req_parse_defaults("{}", 2, &req_limits_default, none, &d, &err), -E2BIG);
+    assert_int_equal(req_parse_completion("{}", 2, &req_limits_default, none, &r, &err), -E2BIG);
+    arena_free(none);
+}
+
+/* Every file of the JSON test suite: n_ is refused as JSON; y_ fails only by its shape or an unknown field. */
+static void test_suite(void **state)
+{
+    (void)state;
+    char dir[4096];
+    const char *data = getenv("CPET_DATA");
+    snprintf(dir, sizeof dir, "%s/jsontestsuite", data ? data : CPET_SOURCE_ROOT "/../shared/data");
+    DIR *d = opendir(dir);
+    if (!d) {
+        print_message("no %s: skipped\n", dir);
+        skip();
+    }
+    size_t seen = 0;
+    for (struct dirent *f; (f = readdir(d));) {
+        char path[8192], *body;
+        size_t n;
+        struct req *r = NULL;
+        if (f->d_name[0] == '.' || !strstr(f->d_name, ".json"))
+            continue;
+        snprintf(path, sizeof path, "%s/%s", dir, f->d_name);
+        assert_int_equal(file_read(path, 1 << 20, &body, &n, &err), 0);
+        int rc = req_parse_completion(body, n, &req_limits_default, arena, &r, &err);
+        bool syntax = strstr(err.msg, "not valid") || strstr(err.msg, "deeper");
+        if (rc != -EINVAL || (f->d_name[0] == 'n' && !syntax && !strstr(err.msg, "must be a JSON object")) ||
+            (f->d_name[0] == 'y' && syntax && !strstr(f->d_name, "duplicated_key")))
+            fail_msg("%s: %d %s", f->d_name, rc, err.msg);
+        free(body);
+        seen++;
+    }
+    closedir(d);
+    print_message("%zu files of the JSON test suite\n", seen);
+    assert_true(seen > 100);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fields),   cmocka_unit_test(test_prompts),   cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_chat),     cmocka_unit_test(test_malformed), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_suite),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
