@@ -15,10 +15,6 @@
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_TILEDATA 18
 
-#pragma weak cpu_sequence_avx2
-#pragma weak cpu_sequence_vnni
-#pragma weak cpu_sequence_amx
-
 #define BIT(x, n) ((x) >> (n)&1u)
 
 static uint64_t saved_registers(void)
@@ -68,18 +64,15 @@ void cpu_table_fill(struct cpu_table *t, enum kern_level level)
 #ifdef CPET_X86
     if (level >= KERN_AVX2) {
         cpu_linear_avx2(t);
-        if (cpu_sequence_avx2)
-            cpu_sequence_avx2(t);
+        cpu_sequence_avx2(t);
     }
     if (level >= KERN_VNNI) {
         cpu_linear_vnni(t);
-        if (cpu_sequence_vnni)
-            cpu_sequence_vnni(t);
+        cpu_sequence_vnni(t);
     }
     if (level >= KERN_AMX) {
         cpu_linear_amx(t);
-        if (cpu_sequence_amx)
-            cpu_sequence_amx(t);
+        cpu_sequence_amx(t);
     }
 #endif
 }
