@@ -36,6 +36,7 @@ static int limits(struct model *m, const struct model_opts *o, struct err *e)
     i->n_layers = m->cfg.n_layers;
     i->hidden = m->cfg.hidden;
     i->vocab = m->cfg.vocab;
+    i->head_dim = m->cfg.head_dim;
     snprintf(i->architecture, sizeof i->architecture, "%s", m->cfg.architecture);
     return 0;
 }
@@ -62,6 +63,8 @@ static int load_recovery(struct model *m, const char *path, struct err *e)
 
 static int open_recovery(struct model *m, const struct model_opts *o, struct err *e)
 {
+    if (o->recovery && !*o->recovery)
+        return 0;
     if (o->recovery)
         return load_recovery(m, o->recovery, e);
     char *path = path_join(m->dir, "recovery.safetensors");

@@ -25,7 +25,7 @@ enum model_precision { MODEL_AUTO = -1, MODEL_F32 = KERN_F32, MODEL_BF16 = KERN_
 
 struct model_opts {
     const char *dir;                /* a Hugging Face directory */
-    const char *recovery;           /* a recovery file; NULL: dir/recovery.safetensors where it exists */
+    const char *recovery;           /* a recovery file; NULL: dir/recovery.safetensors where it exists; "": none */
     enum model_precision precision; /* AUTO: what dir holds. int8 needs a directory that cpet compress wrote */
     int kv_type;                    /* MODEL_KV_AUTO (f32 for f32 weights, else bf16) or a kern_type */
     size_t kv_bytes; /* for KV pages; 0: 512 MiB. Rounded down to whole pages, at least one context's worth is needed */
@@ -45,7 +45,7 @@ struct model_info {
     char architecture[32];
     enum model_precision precision;
     enum kern_type kv_type;
-    uint32_t n_layers, hidden, vocab, max_context;
+    uint32_t n_layers, hidden, vocab, max_context, head_dim;
     uint32_t max_rows, max_logits, max_seqs, max_pets;
     uint32_t n_pages; /* KV pages of KERN_PAGE_TOKENS tokens in all */
     size_t page_bytes;

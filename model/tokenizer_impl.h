@@ -134,14 +134,17 @@ struct tok {
     struct tok_str bos_text, eos_text, chat_template;
 };
 
-/* One call of tok_encode. */
+/* A short word met before in the same call: its ids are in the output already. */
+#define TOK_CACHE_KEY 27
 struct tok_cached {
-    const char *p;
-    uint32_t n, n_ids, section;
+    char key[TOK_CACHE_KEY];
+    uint8_t n; /* 0: free */
+    uint32_t n_ids;
     size_t at;
 };
 #define TOK_CACHE 4096
 
+/* One call of tok_encode. */
 struct tok_run {
     const struct tok *t;
     struct tok_ids *out;
@@ -154,7 +157,6 @@ struct tok_run {
     uint64_t *heap;
     size_t heap_cap;
     struct tok_cached *cache; /* TOK_CACHE entries, or NULL for short texts */
-    uint32_t section;         /* a cached word's bytes live as long as its section */
 };
 
 /* tokenizer_load.c: small helpers on JSON values. All refuse with the field's name. */
