@@ -1,6 +1,6 @@
-/* tokenizer_config.c - what the files beside tokenizer.json say: bos, eos, every id that ends a generation, and the chat
- * template. Runs in the loading thread; the texts belong to the tokenizer. A bos or eos whose text no token has is an
- * error, since a template would print it as plain text.
+/* tokenizer_config.c - what the files beside tokenizer.json say: bos, eos, every id that ends a generation, and the
+ * chat template. Runs in the loading thread; the texts belong to the tokenizer. A bos or eos whose text no token has is
+ * an error, since a template would print it as plain text.
  */
 #include "model/tokenizer_impl.h"
 

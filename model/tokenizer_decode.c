@@ -195,8 +195,8 @@ static int decode_steps(const struct tok *t, struct list *l)
         if (list_room(&next, l->n + 1))
             return -ENOMEM;
         next.at[0] = 0;
-        int rc = st->kind == DEC_BYTE_LEVEL || st->kind == DEC_FUSE ? step_join(st, l, &next)
-                                                                    : step_tokens(st, l, &next);
+        int rc =
+            st->kind == DEC_BYTE_LEVEL || st->kind == DEC_FUSE ? step_join(st, l, &next) : step_tokens(st, l, &next);
         list_free(l);
         *l = next;
         if (rc)
@@ -253,7 +253,7 @@ int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool skip_spec
     if (out->failed)
         return -ENOMEM;
     int rc = t->n_dec == 1 && t->dec[0].kind == DEC_BYTE_LEVEL ? decode_pieces(t, ids, n, skip_special, out)
-                                                                : decode_list(t, ids, n, skip_special, out);
+                                                               : decode_list(t, ids, n, skip_special, out);
     if (!rc && out->failed)
         rc = out->limit ? -E2BIG : -ENOMEM;
     if (rc && out->data) {

@@ -1,4 +1,5 @@
-/* tokenizer_encode.c - text to ids: added tokens first, then normalizers, pre-tokenizers and the BPE on what is between.
+/* tokenizer_encode.c - text to ids: added tokens first, then normalizers, pre-tokenizers and the BPE on what is
+ * between.
  *
  * A call owns its run (scratch, match data, a cache of words already met in this text) and frees it before it returns;
  * the tokenizer itself is only read. Added tokens that are not "normalized" are looked for in the text as it came, the

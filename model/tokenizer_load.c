@@ -150,8 +150,7 @@ static int parse(const char *json, size_t len, struct tok **out, struct err *e)
     return rc;
 }
 
-int tok_parse(const char *json, size_t len, const char *config_json, size_t config_len, struct tok **out,
-              struct err *e)
+int tok_parse(const char *json, size_t len, const char *config_json, size_t config_len, struct tok **out, struct err *e)
 {
     json_t *config = NULL;
     struct tok *t = NULL;

@@ -1,8 +1,8 @@
 /* tokenizer_pre.c - the pre-tokenizers: cutting a stretch of text into words.
  *
  * Words are not collected: each step hands every piece it cuts to the next one at once, the last step to the BPE. So
- * memory does not grow with the number of words, except where a step rewrites its piece (ByteLevel, Metaspace): then the
- * piece lies in that step's own buffer of the run. Recursion is as deep as the list of steps. One thread per run.
+ * memory does not grow with the number of words, except where a step rewrites its piece (ByteLevel, Metaspace): then
+ * the piece lies in that step's own buffer of the run. Recursion is as deep as the list of steps. One thread per run.
  */
 #include "model/tokenizer_impl.h"
 

@@ -86,9 +86,10 @@ int tok_steps_norm(struct tok *t, const json_t *j, unsigned depth, struct err *e
     static const struct {
         const char *type;
         enum tok_norm_kind kind;
-    } kinds[] = {{"NFC", NORM_NFC},         {"NFD", NORM_NFD},         {"NFKC", NORM_NFKC},       {"NFKD", NORM_NFKD},
-                 {"Lowercase", NORM_LOWER}, {"Prepend", NORM_PREPEND}, {"Replace", NORM_REPLACE}, {"Strip", NORM_STRIP}};
-    const char *type;
+    } kinds[] = {{"NFC", NORM_NFC},         {"NFD", NORM_NFD},         {"NFKC", NORM_NFKC},
+                 {"NFKD", NORM_NFKD},       {"Lowercase", NORM_LOWER}, {"Prepend", NORM_PREPEND},
+                 {"Replace", NORM_REPLACE}, {"Strip", NORM_STRIP}};
+    const char *type = "";
     if (!j || json_is_null(j))
         return 0;
     int rc = step_type(j, "normalizer", &type, e);
@@ -176,8 +177,7 @@ static int step_metaspace(const json_t *j, const char *where, struct tok_str *te
 /* GPT-2's pattern, which ByteLevel brings with it. */
 static int gpt2_pattern(struct tok *t, struct err *e)
 {
-    static const char pattern[] =
-        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static const char pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
     return t->gpt2.code ? 0 : tok_re_compile(&t->gpt2, pattern, sizeof pattern - 1, e);
 }
 
@@ -217,7 +217,7 @@ static int pre_digits(const json_t *j, struct tok_pre *st, struct err *e)
 
 int tok_steps_pre(struct tok *t, const json_t *j, unsigned depth, struct err *e)
 {
-    const char *type;
+    const char *type = "";
     if (!j || json_is_null(j))
         return 0;
     int rc = step_type(j, "pre_tokenizer", &type, e);
@@ -274,9 +274,13 @@ int tok_steps_dec(struct tok *t, const json_t *j, unsigned depth, struct err *e)
     static const struct {
         const char *type;
         enum tok_dec_kind kind;
-    } kinds[] = {{"ByteLevel", DEC_BYTE_LEVEL},       {"Replace", DEC_REPLACE}, {"ByteFallback", DEC_BYTE_FALLBACK},
-                 {"Fuse", DEC_FUSE},                  {"Strip", DEC_STRIP},     {"Metaspace", DEC_METASPACE}};
-    const char *type;
+    } kinds[] = {{"ByteLevel", DEC_BYTE_LEVEL},
+                 {"Replace", DEC_REPLACE},
+                 {"ByteFallback", DEC_BYTE_FALLBACK},
+                 {"Fuse", DEC_FUSE},
+                 {"Strip", DEC_STRIP},
+                 {"Metaspace", DEC_METASPACE}};
+    const char *type = "";
     if (!j || json_is_null(j))
         return 0;
     int rc = step_type(j, "decoder", &type, e);
@@ -371,7 +375,7 @@ static int post_template(struct tok *t, const json_t *j, struct err *e)
 
 int tok_steps_post(struct tok *t, const json_t *j, unsigned depth, struct err *e)
 {
-    const char *type;
+    const char *type = "";
     if (!j || json_is_null(j))
         return 0;
     int rc = step_type(j, "post_processor", &type, e);
