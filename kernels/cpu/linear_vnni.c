@@ -6,13 +6,10 @@
  * their use, within the block by the first rows' pass and, in passes over more rows, for the next block.
  * vpdpbusd wraps where it overflows, so the sum less 128 * sum(x) is exact for k up to 130,000.
  */
-#include "kernels/cpu/cpu.h"
-
-#include <immintrin.h>
+#include "kernels/cpu/linear512.h"
 
 #include "kernels/cpu/rows.h"
 
-#define BLOCK_FN static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
 ROWS_DEFINE(vnni)
@@ -20,25 +17,6 @@ ROWS_DEFINE(vnni)
 static const uint8_t *group_at(const struct cpu_linear *a, uint32_t n, size_t width)
 {
     return a->w + (size_t)n * width;
-}
-
-/* Stores sixteen finished outputs from column n, as far as n1. */
-BLOCK_FN void finish(const struct cpu_linear *a, uint32_t r, uint32_t n, uint32_t n1, __m512 v)
-{
-    float *y = a->y + (size_t)r * a->ldy + n;
-    if (a->bias)
-        v = _mm512_add_ps(v, _mm512_loadu_ps(a->bias + n));
-    __mmask16 m = n1 - n >= 16 ? 0xFFFF : (__mmask16)((1u << (n1 - n)) - 1);
-    if (a->accumulate)
-        v = _mm512_add_ps(_mm512_maskz_loadu_ps(m, y), v);
-    _mm512_mask_storeu_ps(y, m, v);
-}
-
-BLOCK_FN void finish_s8(const struct cpu_linear *a, uint32_t r, uint32_t n, uint32_t n1, __m512i acc)
-{
-    __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(acc, _mm512_set1_epi32(128 * a->x_sum[r])));
-    __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a->x_scale[r]), _mm512_loadu_ps(a->scale + n));
-    finish(a, r, n, n1, _mm512_mul_ps(v, scale));
 }
 
 BLOCK_FN __m512i broadcast4(const int8_t *p)
@@ -115,7 +93,7 @@ BLOCK_FN void s8_columns(const struct cpu_linear *a, uint32_t n, uint32_t n1, co
     }
 }
 
-static void linear_s8(const struct cpu_linear *a, uint32_t n0, uint32_t n1)
+void cpu_linear_s8_vnni(const struct cpu_linear *a, uint32_t n0, uint32_t n1)
 {
     uint32_t n = n0;
     for (; n + 48 < n1; n += 64)
@@ -225,7 +203,7 @@ static void linear_bf16(const struct cpu_linear *a, uint32_t n0, uint32_t n1)
 void cpu_linear_vnni(struct cpu_table *t)
 {
     ROWS_FILL(t, vnni);
-    t->linear[KERN_S8] = linear_s8;
+    t->linear[KERN_S8] = cpu_linear_s8_vnni;
     t->linear[KERN_F32] = linear_f32;
     t->linear[KERN_BF16] = linear_bf16;
 }
