@@ -314,6 +314,12 @@ int pet_finish(struct pet *p, bool hashed, struct err *e)
 
 /* ---- opening ---- */
 
+/* torch.save's zip, or a bare pickle; a safetensors header has its brace at byte 8, whatever its length's bytes are. */
+static bool is_pickle(const char *p, size_t n)
+{
+    return n >= 2 && (!memcmp(p, "PK", 2) || (uint8_t)p[0] == 0x80) && !(n > 8 && p[8] == '{');
+}
+
 static int open_file(const char *path, const struct pet_limits *lim, struct pet **out, struct err *e)
 {
     size_t cap = 0, n = 0;
@@ -325,7 +331,7 @@ static int open_file(const char *path, const struct pet_limits *lim, struct pet 
         return r;
     if (pet_is_container(bytes, n)) {
         r = pet_read_container(bytes, n, path, lim, out, e);
-    } else if (n >= 2 && (!memcmp(bytes, "PK", 2) || (uint8_t)bytes[0] == 0x80)) {
+    } else if (is_pickle(bytes, n)) {
         r = err_set(e, -EINVAL, "%s: a pickle, which can carry code and is never read; save it as safetensors", path);
     } else {
         r = pet_read_recovery(bytes, n, path, lim, out, e);

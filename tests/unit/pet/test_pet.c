@@ -208,6 +208,167 @@ static void test_untouched(void **s)
     pet_close(p);
 }
 
+/* ---- what pet_check refuses ---- */
+
+static void refuse(const struct pet *p, const struct pet_target *t, int code, const char *says)
+{
+    struct err e = {0};
+    struct pet_slot *slot = NULL;
+    assert_int_equal(pet_check(p, t, &e), code);
+    assert_says(&e, says);
+    assert_int_equal(pet_resident_bytes(p, t), 0);
+    assert_int_equal(pet_load(dev, p, t, &slot, &e), code);
+    assert_null(slot);
+}
+
+static void test_other_backbone(void **s)
+{
+    (void)s;
+    struct pet_site sites[3], bad[3];
+    fill_sites(sites);
+    struct pet_target t = {.sites = bad, .n_sites = 3, .type = KERN_F32, .base_name = "tiny"};
+    write_peft(scratch("o"), config_of(8, 16, TARGETS RANKS), three, 3);
+    struct pet *p = open_ok(scratch("o"));
+    memcpy(bad, sites, sizeof bad);
+    assert_int_equal(pet_check(p, &t, NULL), 0);
+    strcpy(bad[2].module, "head");
+    refuse(p, &t, -EINVAL, "module \"lm_head\" is no linear of tiny");
+    memcpy(bad, sites, sizeof bad);
+    bad[1].k = bad[1].k_orig = 25;
+    refuse(p, &t, -EINVAL, "tiny has 16 and 25 there");
+    memcpy(bad, sites, sizeof bad);
+    bad[1].n_orig = 17;
+    refuse(p, &t, -EINVAL, "of 16 outputs and 24 inputs");
+    memcpy(bad, sites, sizeof bad);
+    bad[0].in_index = NULL;
+    refuse(p, &t, -EINVAL, "6 inputs of 16");
+    memcpy(bad, sites, sizeof bad);
+    bad[0].out_index = NULL;
+    refuse(p, &t, -EINVAL, "4 outputs of 20");
+    memcpy(bad, sites, sizeof bad);
+    const uint32_t wrong[] = {0, 1, 2, 3, 4, 16};
+    bad[0].in_index = wrong;
+    refuse(p, &t, -EINVAL, "maps inputs 5 to 16 of 16");
+    memcpy(bad, sites, sizeof bad);
+    t.n_sites = 0;
+    refuse(p, &t, -EINVAL, "is no linear");
+    t.n_sites = 3;
+    t.type = KERN_S8;
+    refuse(p, &t, -EINVAL, "bf16 or f32");
+    pet_close(p);
+}
+
+static void test_lineage(void **s)
+{
+    (void)s;
+    struct pet_site sites[3];
+    fill_sites(sites);
+    struct pet_lineage l = {.architecture = "llama"}, none = {0};
+    hash_of("tok", 3, &l.tokenizer);
+    hash_of("w", 1, &l.weights);
+    struct pet_target t = {.lineage = l, .sites = sites, .n_sites = 3, .type = KERN_F32};
+    write_peft(scratch("l"), config_of(8, 16, TARGETS RANKS), three, 3);
+    struct pet *p = open_ok(scratch("l"));
+    assert_int_equal(pet_write(p, &l, scratch("l.pet"), NULL), 0);
+    strcpy(t.lineage.architecture, "qwen2");
+    assert_int_equal(pet_check(p, &t, NULL), 0); /* it states none */
+    pet_close(p);
+    p = open_ok(scratch("l.pet"));
+    refuse(p, &t, -EINVAL, "architecture is \"llama\"");
+    t.lineage = l;
+    assert_int_equal(pet_check(p, &t, NULL), 0);
+    t.lineage.tokenizer.b[0] ^= 1;
+    refuse(p, &t, -EINVAL, "tokenizer");
+    t.lineage = l;
+    t.lineage.weights.b[31] ^= 1;
+    refuse(p, &t, -EINVAL, "original weights");
+    t.lineage.weights = none.weights;
+    assert_int_equal(pet_check(p, &t, NULL), 0); /* not known */
+    t.lineage = none;
+    assert_int_equal(pet_check(p, &t, NULL), 0);
+    pet_close(p);
+}
+
+/* One tensor of the file gets a value that is not finite. */
+static void test_not_finite(void **s)
+{
+    (void)s;
+    struct pet_site sites[3];
+    fill_sites(sites);
+    struct pet_target t = {.sites = sites, .n_sites = 3, .type = KERN_F32};
+    const uint32_t bits[3] = {0x7F80, 0x7F800001, 0xFC00}; /* inf in bf16, NaN in f32, -inf in f16 */
+    for (int i = 0; i < 6; i++) {
+        const struct pair *q = &three[i / 2];
+        struct st_file *f = NULL;
+        struct pet *p = NULL;
+        char name[200], want[200];
+        write_peft(scratch("nf"), config_of(8, 16, TARGETS RANKS), three, 3);
+        const char *path = scratch("nf/adapter_model.safetensors");
+        snprintf(name, sizeof name, "base_model.model.%s.lora_%c.weight", q->module, "AB"[i % 2]);
+        snprintf(want, sizeof want, "module \"%s\", tensor %c: element 2", q->module, "AB"[i % 2]);
+        assert_int_equal(st_open(path, &f, NULL), 0);
+        size_t size = dtype_size(q->type), off = st_find(f, name)->off + 2 * size;
+        st_close(f);
+        FILE *file = fopen(path, "r+b");
+        assert_int_equal(fseek(file, (long)off, SEEK_SET), 0);
+        assert_int_equal(fwrite(&bits[i / 2], size, 1, file), 1);
+        fclose(file);
+        p = open_ok(scratch("nf")); /* it can be looked at */
+        refuse(p, &t, -EINVAL, want);
+        struct err e = {0};
+        assert_int_equal(pet_write(p, NULL, scratch("nf.pet"), &e), -EINVAL);
+        assert_says(&e, want);
+        assert_int_equal(pet_write_peft(p, scratch("nf.dir"), &e), -EINVAL);
+        pet_close(p);
+    }
+}
+
+static void test_rescaled_too_far(void **s)
+{
+    (void)s;
+    struct pet_site sites[3];
+    const float huge[6] = {1, 1, 1e38f, 1, 1, 1}, most[6] = {1, 3e38f, 1, 1, 1, 1};
+    fill_sites(sites);
+    struct pet_target t = {.sites = sites, .n_sites = 3, .type = KERN_F32};
+    struct pet_slot *slot = NULL;
+    struct err e = {0};
+    const struct pair big[] = {{"model.layers.2.self_attn.q_proj", 8, 16, 20, DT_F32}};
+    write_peft(scratch("far"), config_of(8, 16, TARGETS), big, 1);
+    struct pet *p = open_ok(scratch("far"));
+    sites[0].in_scale = huge;
+    assert_int_equal(pet_load(dev, p, &t, &slot, &e), 0); /* large and finite */
+    pet_unload(dev, slot);
+    const float inf[6] = {1, INFINITY, 1, 1, 1, 1};
+    sites[0].in_scale = inf;
+    assert_int_equal(pet_load(dev, p, &t, &slot, &e), -ERANGE);
+    assert_says(&e, "tensor A");
+    sites[0].in_scale = most;
+    sites[0].out_scale = inf;
+    assert_int_equal(pet_load(dev, p, &t, &slot, &e), -ERANGE);
+    assert_says(&e, "tensor B");
+    pet_close(p);
+}
+
+/* Recovery: the function between the halves. */
+static void test_recovery_slot(void **s)
+{
+    (void)s;
+    struct pet_site sites[3];
+    fill_sites(sites);
+    struct pet_target t = {.sites = sites, .n_sites = 3, .type = KERN_F32};
+    const struct pair order[] = {three[1], three[0], three[2]};
+    const float scales[] = {0.75f, 0.75f, 0.75f};
+    static const char *const fns[] = {"none", "gelu", "gelu_tanh"};
+    static const enum kern_fn fn[] = {KERN_FN_NONE, KERN_FN_GELU, KERN_FN_GELU_TANH};
+    for (int i = 0; i < 3; i++) {
+        const char *const meta[] = {"cpet.kind", "recovery", "cpet.fn", fns[i], "cpet.scale", "0.75", NULL};
+        write_pairs(scratch("rec.safetensors"), three, 3, "", ".recovery_A", ".recovery_B", meta);
+        struct pet *p = open_ok(scratch("rec.safetensors"));
+        check_slot(p, &t, order, scales, fn[i], 1e-5);
+        pet_close(p);
+    }
+}
+
 static int set_up(void **s)
 {
     (void)s;
@@ -228,10 +389,11 @@ static int tear_down(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_peft),
-        cmocka_unit_test(test_rslora),
-        cmocka_unit_test(test_slot),
-        cmocka_unit_test(test_untouched),
+        cmocka_unit_test(test_peft),           cmocka_unit_test(test_rslora),
+        cmocka_unit_test(test_slot),           cmocka_unit_test(test_untouched),
+        cmocka_unit_test(test_other_backbone), cmocka_unit_test(test_lineage),
+        cmocka_unit_test(test_not_finite),     cmocka_unit_test(test_rescaled_too_far),
+        cmocka_unit_test(test_recovery_slot),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
