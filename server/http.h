@@ -82,7 +82,7 @@ int http_stream_begin(struct http_req *r, int status, const char *content_type, 
 int http_stream_write(struct http_req *r, const void *p, size_t n);
 size_t http_stream_pending(const struct http_req *r); /* bytes queued and not yet taken */
 void http_stream_end(struct http_req *r);
-/* The stream breaks off: the client sees a cut transfer. */
+/* The stream breaks off: the client sees a cut transfer (a 503 when nothing was sent yet). on_close follows. */
 void http_stream_abort(struct http_req *r);
 /* Sends what is queued on all streams now, in one go. The loop does it once a turn by itself. */
 void http_flush(struct http_server *s);
