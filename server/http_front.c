@@ -250,7 +250,8 @@ static void head_take(struct http_conn *c, size_t len)
     }
     c->fwd = len;
     c->scanned = 0;
-    c->answered = false;
+    c->answered = c->given = false;
+    http_head_tidy(c->in.data, len);
     c->keep_alive = head.keep_alive;
     c->chunked = head.chunked;
     c->chunks = (struct http_chunks){0};
@@ -370,6 +371,8 @@ static void pair_ended(struct http_conn *c)
 void conn_pump(struct http_conn *c)
 {
     static char bytes[PAIR_BUFFER]; /* the loop's thread alone */
+    static const char go_on[] = "HTTP/1.1 100 ";
+    struct err e = {0};
     c->refs++;
     while (!c->closed && c->pair >= 0 && !c->out.len) {
         ssize_t k = recv(c->pair, bytes, sizeof bytes, MSG_DONTWAIT);
@@ -384,6 +387,11 @@ void conn_pump(struct http_conn *c)
             pair_ended(c);
             break;
         }
+        if (!c->given && ((size_t)k < sizeof go_on - 1 || memcmp(bytes, go_on, sizeof go_on - 1))) {
+            err_set(&e, -EINVAL, "the request is malformed");
+            conn_refuse(c, 400, &e); /* its own error page: in HTML, and in 0.9.75 with its head twice */
+            break;
+        }
         c->answered = true;
         ssize_t sent = send(c->fd, bytes, (size_t)k, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno != EAGAIN && errno != EINTR) {
@@ -394,6 +402,8 @@ void conn_pump(struct http_conn *c)
         c->out_since = uv_now(c->s->loop);
         if (sent < k && buf_append(&c->out, bytes + sent, (size_t)(k - sent)))
             conn_left(c);
+        if ((size_t)k < sizeof bytes && !c->completed)
+            break; /* the poll tells of more */
     }
     conn_update(c);
     conn_unref(c);

@@ -34,9 +34,10 @@ struct http_conn {
     int client_events, pair_events; /* polled for now */
     unsigned refs;                  /* open handles, libmicrohttpd's side, the list */
     enum conn_state state;
-    bool closed, over, completed, in_done, keep_alive, chunked, answered;
-    struct buf in;  /* from the client; the first `fwd` bytes may pass on */
-    struct buf out; /* to the client */
+    bool closed, over, completed, in_done, keep_alive, chunked;
+    bool given, answered; /* the handler gave an answer; bytes of it have passed */
+    struct buf in;        /* from the client; the first `fwd` bytes may pass on */
+    struct buf out;       /* to the client */
     size_t fwd, scanned;
     uint64_t body_left;
     struct http_chunks chunks;

@@ -95,7 +95,7 @@ static struct http_req *req_create(struct http_server *s, struct http_conn *c, s
     r->method = method;
     r->path = path;
     buf_init(&r->body, s->lim.max_body + 1);
-    buf_init(&r->queue, s->o.max_backlog);
+    buf_init(&r->queue, 2 * s->o.max_backlog); /* taken bytes too, until they are dropped */
     set_id(r);
     c->req = r;
     return r;
@@ -103,6 +103,7 @@ static struct http_req *req_create(struct http_server *s, struct http_conn *c, s
 
 static enum MHD_Result give_response(struct http_req *r)
 {
+    r->c->given = true;
     enum MHD_Result ok = MHD_queue_response(r->mc, (unsigned)r->status, r->resp);
     MHD_destroy_response(r->resp);
     r->resp = NULL;
@@ -185,7 +186,7 @@ static void on_connection(void *ctx, struct MHD_Connection *mc, void **socket_ct
 /* Paths and keys are checked by the front; libmicrohttpd's own way of decoding is kept. */
 struct MHD_Daemon *req_daemon(struct http_server *s)
 {
-    unsigned limit = s->o.max_conns + 64;
+    unsigned limit = 2 * s->o.max_conns + 64; /* those that left stay until the next run */
     return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL,
                             on_access, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION,
                             on_connection, s, MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
@@ -309,7 +310,7 @@ static ssize_t on_read(void *ctx, uint64_t pos, char *out, size_t max)
         n = n < max ? n : max;
         memcpy(out, r->queue.data + r->queue_off, n);
         r->queue_off += n;
-        if (r->queue_off == r->queue.len || r->queue_off > 65536) {
+        if (r->queue_off == r->queue.len || r->queue_off > r->queue.len / 2 + 65536) { /* moves less than it took */
             buf_consume(&r->queue, r->queue_off);
             r->queue_off = 0;
         }
@@ -344,7 +345,7 @@ int http_stream_write(struct http_req *r, const void *p, size_t n)
     assert(r->stream && !r->ended);
     if (http_stream_pending(r) + n > r->s->o.max_backlog)
         return -ENOBUFS;
-    if (r->queue_off && r->queue.len + n > r->s->o.max_backlog) {
+    if (r->queue_off && r->queue.len + n > r->queue.limit) {
         buf_consume(&r->queue, r->queue_off);
         r->queue_off = 0;
     }

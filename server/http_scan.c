@@ -238,6 +238,21 @@ int http_head_check(const char *p, size_t len, const struct http_limits *lim, st
     return rc;
 }
 
+void http_head_tidy(char *p, size_t len)
+{
+    for (size_t i = 0; i + 2 < len;) {
+        char *lf = memchr(p + i, '\n', len - i), *end = lf - 1, *colon = i ? memchr(p + i, ':', len - i) : NULL;
+        size_t blank = 0;
+        while (colon && end - blank > colon + 1 && (end[-1 - (long)blank] == ' ' || end[-1 - (long)blank] == '\t'))
+            blank++;
+        if (blank) {
+            memmove(colon + 1 + blank, colon + 1, (size_t)(end - colon - 1) - blank);
+            memset(colon + 1, ' ', blank);
+        }
+        i = (size_t)(lf - p) + 1;
+    }
+}
+
 enum { C_SIZE, C_SIZE_LF, C_DATA, C_DATA_CR, C_DATA_LF, C_END_CR, C_END_LF };
 
 /* One byte of the size line. */

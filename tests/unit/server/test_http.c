@@ -58,7 +58,7 @@ static void drop_stream(struct http_req *r)
     }
 }
 
-/* Each 2 ms: one event on each stream. */
+/* Each turn of the timer: one event on each stream. */
 static void on_timer(uv_timer_t *t)
 {
     (void)t;
@@ -167,7 +167,7 @@ static void *loop_main(void *p)
     return NULL;
 }
 
-static void start(const struct http_opts *o)
+static void start_paced(const struct http_opts *o, unsigned ms)
 {
     struct err e;
     struct http_handler h = {on_request, on_close, NULL};
@@ -176,11 +176,16 @@ static void start(const struct http_opts *o)
     uv_async_init(&fx.loop, &fx.stop, on_stop);
     uv_async_init(&fx.loop, &fx.drain, on_drain);
     uv_timer_init(&fx.loop, &fx.timer);
-    uv_timer_start(&fx.timer, on_timer, 2, 2);
+    uv_timer_start(&fx.timer, on_timer, ms, ms);
     if (http_listen(&fx.loop, o, h, &fx.s, &e))
         fail_msg("%s", e.msg);
     snprintf(fx.address, sizeof fx.address, "%s", http_address(fx.s));
     pthread_create(&fx.thread, NULL, loop_main, NULL);
+}
+
+static void start(const struct http_opts *o)
+{
+    start_paced(o, 2);
 }
 
 static void stop(void)
@@ -256,8 +261,8 @@ static char *take(int fd, const char *until)
 
 static void expect(const char *text, const char *part)
 {
-    if (!strstr(text, part))
-        fail_msg("'%s' is not in: %s", part, text);
+    if (!text || !strstr(text, part))
+        fail_msg("'%s' is not in: %s", part, text ? text : "(nothing)");
 }
 
 /* Sends, expects the status, our JSON error and the connection's end. */
@@ -427,6 +432,61 @@ static void test_pipelining(void **state)
     t = strstr(t, "data: 3");
     assert_non_null(t);
     expect(t, "GET /last");
+    close(fd);
+    stop();
+}
+
+/* The front and libmicrohttpd must see the same requests: bodies that look like requests, on one connection. */
+static void test_framing_agrees(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
+    static const char evil[] = "GET /evil HTTP/1.1\r\n" HOST "\r\n";
+    char text[16384] = "", chunked[512];
+    unsigned n = 0;
+    start(&(struct http_opts){.addr = "127.0.0.1:0"});
+    int fd = dial();
+    snprintf(chunked, sizeof chunked, "0%zX\r\n%s\r\n%zx\r\n%s\r\n000\r\n\r\n", sizeof evil - 1, evil, sizeof evil - 1,
+             evil);
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+        sprintf(text + strlen(text), "%s / HTTP/1.1\r\n" HOST "Content-Length:\t%zu \r\n\r\n%s", methods[i],
+                sizeof evil - 1, evil);
+        sprintf(text + strlen(text), "%s / HTTP/1.1\r\n" HOST "transfer-encoding: CHUNKED\r\n\r\n%s", methods[i],
+                chunked);
+        sprintf(text + strlen(text), "%s /?a&b=&=c&&d=%%41 HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n", methods[i]);
+        n += 3;
+    }
+    strcat(text, "POST /x HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nabGET /end HTTP/1.0\r\n\r\n");
+    puts_to(fd, text);
+    char *t = take(fd, NULL);
+    expect(t, "/end");
+    assert_null(strstr(t, "/evil q"));
+    assert_null(strstr(t, "HTTP/1.1 400"));
+    close(fd);
+    stop();
+    assert_int_equal(fx.requests, n + 2);
+}
+
+/* No descriptor is left for a new connection: it waits, and is served when there is one again. */
+static void test_no_descriptors(void **state)
+{
+    (void)state;
+    static int spare[1 << 16];
+    int n = 0;
+    start(&(struct http_opts){.addr = "127.0.0.1:0", .header_ms = 400});
+    while (n < 1 << 16 && (spare[n] = dup(0)) >= 0)
+        n++;
+    if (n == 1 << 16) {
+        print_message("more than %d descriptors: not tried\n", n);
+    } else {
+        close(spare[--n]);
+    }
+    int fd = dial();
+    puts_to(fd, "GET / HTTP/1.1\r\n" HOST "\r\n");
+    usleep(50000);
+    while (n)
+        close(spare[--n]);
+    expect(take(fd, "n=0"), "200 OK");
     close(fd);
     stop();
 }
@@ -611,7 +671,7 @@ static void test_many_streams(void **state)
         print_message("only %lu descriptors: skipped\n", (unsigned long)files.rlim_cur);
         skip();
     }
-    start(&(struct http_opts){.addr = "127.0.0.1:0"});
+    start_paced(&(struct http_opts){.addr = "127.0.0.1:0"}, 20);
     for (int i = 0; i < N; i++) {
         c[i].fd = dial();
         c[i].n = 0;
@@ -645,11 +705,12 @@ static void test_many_streams(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_basics),        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_pipelining),
-        cmocka_unit_test(test_deadlines),     cmocka_unit_test(test_connection_limit),
-        cmocka_unit_test(test_clients_leave), cmocka_unit_test(test_slow_reader),
-        cmocka_unit_test(test_drain),         cmocka_unit_test(test_close_open),
+        cmocka_unit_test(test_basics),         cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_pipelining),
+        cmocka_unit_test(test_deadlines),      cmocka_unit_test(test_framing_agrees),
+        cmocka_unit_test(test_no_descriptors), cmocka_unit_test(test_connection_limit),
+        cmocka_unit_test(test_clients_leave),  cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_drain),          cmocka_unit_test(test_close_open),
         cmocka_unit_test(test_many_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -144,11 +144,19 @@ static void test_meaning(void **state)
     }
 }
 
+static void test_tidy(void **state)
+{
+    (void)state;
+    char head[] = "GET /: HTTP/1.1\r\nA: b \t\r\nB:\r\nC: \r\nD:e\r\nE:f \r\n\r\n";
+    http_head_tidy(head, sizeof head - 1);
+    assert_string_equal(head, "GET /: HTTP/1.1\r\nA:   b\r\nB:\r\nC: \r\nD:e\r\nE: f\r\n\r\n");
+}
+
 static void test_sizes(void **state)
 {
     (void)state;
     struct http_head h;
-    char *p = malloc(20000);
+    static char p[20000];
     size_t n = (size_t)sprintf(p, GET);
     for (int i = 0; i < 100; i++)
         n += (size_t)sprintf(p + n, "A: b\r\n");
@@ -163,7 +171,6 @@ static void test_sizes(void **state)
     memset(p + n, 'a', 8200);
     strcpy(p + n + 8200, " HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_int_equal(scan(p, strlen(p), &h), 414);
-    free(p);
 }
 
 /* The status, or 1, of a chunked body; given at once and byte by byte. */
@@ -229,10 +236,8 @@ static void test_chunks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_meaning),
-        cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_heads), cmocka_unit_test(test_meaning), cmocka_unit_test(test_tidy),
+        cmocka_unit_test(test_sizes), cmocka_unit_test(test_chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
