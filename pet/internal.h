@@ -46,7 +46,7 @@ struct pet_limits pet_limits_of(const struct pet_limits *lim);
 
 /* NULL when memory is out. */
 struct pet *pet_new(enum pet_kind kind);
-/* Appends a part and counts its bytes against the limits. module[0..len) is copied. part->module is ignored. Checks
+/* Appends a part and counts its bytes against the limits. module[0..len) is copied; part->module is ignored. Checks
  * rank (1 to max_rank), the module's name, the types, and that sizes are shapes times types. */
 int pet_add(struct pet *p, const char *module, size_t len, const struct part *part, const struct pet_limits *lim,
             struct err *e);
@@ -56,6 +56,8 @@ int pet_add_pair(struct pet *p, const char *module, size_t len, const struct st_
 /* Sorts by module, refuses two parts of one module and an empty pet, hashes the tensors (unless the reader has), looks
  * for values that are not finite, fills info. */
 int pet_finish(struct pet *p, bool hashed, struct err *e);
+/* Moves the tensors into a block of their own when the file's other bytes would cost much memory. After pet_finish. */
+int pet_compact(struct pet *p, size_t file_bytes, struct err *e);
 /* -EINVAL naming the tensor, when a tensor or a scale is not finite. */
 int pet_finite(const struct pet *p, struct err *e);
 

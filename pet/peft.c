@@ -1,8 +1,8 @@
 /* peft.c - a PEFT LoRA directory: adapter_config.json and adapter_model.safetensors.
  *
- * Any thread. The tensors' file is read whole and becomes the module's block of bytes; nothing is copied. Every tensor
- * of the file has to be one half of a low-rank pair that the configuration targets: what is not known is refused by
- * its key. One exception: PEFT saves the base weight of a wrapped embedding or head (`lm_head.base_layer.weight`)
+ * Any thread. The tensors' file is read whole and becomes the module's block of bytes, unless much else is in it. Every
+ * tensor of the file has to be one half of a low-rank pair that the configuration targets: what is not known is refused
+ * by its key. One exception: PEFT saves the base weight of a wrapped embedding or head (`lm_head.base_layer.weight`)
  * beside its LoRA; PEFT never trains it, so the backbone's own is used, and its shape is checked against the pair's.
  */
 #include <stdlib.h>
@@ -148,13 +148,17 @@ int pet_parse_peft(const char *config, size_t config_len, char *tensors, size_t 
     }
     st_close(f);
     peft_config_free(c);
-    if (r) {
-        pet_close(p);
-        return r;
+    if (!r) {
+        p->bytes = tensors;
+        r = pet_compact(p, tensors_len, e);
+        if (r)
+            p->bytes = NULL; /* it stays the caller's */
     }
-    p->bytes = tensors;
-    *out = p;
-    return 0;
+    if (r)
+        pet_close(p);
+    else
+        *out = p;
+    return r;
 }
 
 static bool is_there(const char *dir, const char *name)

@@ -312,6 +312,25 @@ int pet_finish(struct pet *p, bool hashed, struct err *e)
     return 0;
 }
 
+int pet_compact(struct pet *p, size_t file_bytes, struct err *e)
+{
+    enum { SPARE = 1 << 20 };
+    if (file_bytes < p->info.bytes || file_bytes - p->info.bytes <= SPARE)
+        return 0;
+    char *bytes = malloc(p->info.bytes), *at = bytes;
+    if (!bytes)
+        return err_set(e, -ENOMEM, "out of memory for %zu bytes", p->info.bytes);
+    for (size_t i = 0; i < 2 * p->n_parts; i++) {
+        struct pet_tensor *t = &p->parts[i / 2].t[i % 2];
+        memcpy(at, t->data, t->bytes);
+        t->data = (const uint8_t *)at;
+        at += t->bytes;
+    }
+    free(p->bytes);
+    p->bytes = bytes;
+    return 0;
+}
+
 /* ---- opening ---- */
 
 /* torch.save's zip, or a bare pickle; a safetensors header has its brace at byte 8, whatever its length's bytes are. */
