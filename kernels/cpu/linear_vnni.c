@@ -10,7 +10,7 @@
 
 #include "kernels/cpu/rows.h"
 
-#define UNROLL _Pragma("GCC unroll 8")
+#define AHEAD 2048 /* bytes that weights are fetched ahead of their use */
 
 ROWS_DEFINE(vnni)
 
@@ -26,39 +26,82 @@ BLOCK_FN __m512i broadcast4(const int8_t *p)
     return _mm512_set1_epi32(v);
 }
 
-/* ahead: bytes to fetch ahead in each group's stream; 0: none. U sums a register block, so that one row has enough
- * of them in flight. */
-BLOCK_FN void s8_block(const struct cpu_linear *a, uint32_t r0, uint32_t n, uint32_t n1, const int R, const int G,
-                       const int U, size_t ahead)
-{
-    size_t stream = (size_t)16 * a->kpad;
-    const uint8_t *w = group_at(a, n, a->kpad);
-    const int8_t *x = a->x_s8 + (size_t)r0 * a->kpad;
-    __m512i acc[6][4][4];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int g = 0; g < G; g++) UNROLL for (int u = 0; u < U; u++)
-        acc[r][g][u] = _mm512_setzero_si512();
-    for (uint32_t k = 0; k < a->kpad; k += 4 * (uint32_t)U) {
-        UNROLL for (int u = 0; u < U; u++)
-        {
-            const uint8_t *line = w + (size_t)(k + 4 * (uint32_t)u) * 16;
-            __m512i wv[4];
-            UNROLL for (int g = 0; g < G; g++)
-            {
-                wv[g] = _mm512_loadu_si512(line + g * stream);
-                if (ahead)
-                    _mm_prefetch((const char *)line + g * stream + ahead, _MM_HINT_T0);
-            }
-            UNROLL for (int r = 0; r < R; r++)
-            {
-                __m512i xv = broadcast4(x + (size_t)r * a->kpad + k + 4 * u);
-                UNROLL for (int g = 0; g < G; g++) acc[r][g][u] = _mm512_dpbusd_epi32(acc[r][g][u], wv[g], xv);
-            }
-        }
+/* The sums of a block are plain variables, c<row><group>; those that R and G (always constants) leave out cost
+ * nothing. gcc 12 needs help to keep them in registers: the product is spelt out so that it adds in place, a loaded
+ * line of weights is held (it would rather load it again for each use), and the sums go through memory to be
+ * finished, so that what finishing needs does not crowd them out of the loop. */
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+#define SUMS_OF(type, zero, r) type c##r##0 = zero, c##r##1 = zero, c##r##2 = zero, c##r##3 = zero;
+#define HOLD(v) __asm__("" : "+v"(v))
+#define ADD_PRODUCTS(sum, w, x) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x))
+#define FETCH(p) _mm_prefetch((const char *)(p) + AHEAD, _MM_HINT_T0)
+
+/* Puts row r's sums where finishing reads them. */
+#define STORE_SUMS(store, r)                                                                                           \
+    if (R > r) {                                                                                                       \
+        store(&sums[r][0], c##r##0);                                                                                   \
+        if (G > 1) {                                                                                                   \
+            store(&sums[r][1], c##r##1);                                                                               \
+            store(&sums[r][2], c##r##2);                                                                               \
+            store(&sums[r][3], c##r##3);                                                                               \
+        }                                                                                                              \
     }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int g = 0; g < G; g++)
-    {
-        UNROLL for (int u = 1; u < U; u++) acc[r][g][0] = _mm512_add_epi32(acc[r][g][0], acc[r][g][u]);
-        finish_s8(a, r0 + (uint32_t)r, n + 16 * (uint32_t)g, n1, acc[r][g][0]);
+#define STORE_S8(r) STORE_SUMS(_mm512_store_si512, r)
+#define STORE_FLOAT(r) STORE_SUMS(_mm512_store_ps, r)
+
+BLOCK_FN void s8_block(const struct cpu_linear *a, uint32_t r0, uint32_t n, uint32_t n1, const int R, const int G)
+{
+    const size_t stream = (size_t)16 * a->kpad, ldx = a->kpad;
+    const uint8_t *w = group_at(a, n, a->kpad);
+    const int8_t *x = a->x_s8 + (size_t)r0 * ldx;
+    __m512i sums[6][4], w0, w1, w2, w3;
+    w1 = w2 = w3 = _mm512_setzero_si512();
+#define S8_SUMS(r) SUMS_OF(__m512i, _mm512_setzero_si512(), r)
+    EACH_ROW(S8_SUMS)
+#define S8_LOAD(g)                                                                                                     \
+    if (G > g) {                                                                                                       \
+        w##g = _mm512_loadu_si512(w + g * stream);                                                                     \
+        HOLD(w##g);                                                                                                    \
+        FETCH(w + g * stream);                                                                                         \
+    }
+#define S8_STEP(r)                                                                                                     \
+    if (R > r) {                                                                                                       \
+        __m512i xv = broadcast4(x + r * ldx);                                                                          \
+        ADD_PRODUCTS(c##r##0, w0, xv);                                                                                 \
+        if (G > 1) {                                                                                                   \
+            ADD_PRODUCTS(c##r##1, w1, xv);                                                                             \
+            ADD_PRODUCTS(c##r##2, w2, xv);                                                                             \
+            ADD_PRODUCTS(c##r##3, w3, xv);                                                                             \
+        }                                                                                                              \
+    }
+    for (uint32_t k = 0; k < a->kpad; k += 4, w += 64, x += 4) {
+        S8_LOAD(0) S8_LOAD(1) S8_LOAD(2) S8_LOAD(3) EACH_ROW(S8_STEP)
+    }
+    EACH_ROW(STORE_S8)
+    __asm__ volatile("" ::: "memory");
+    for (uint32_t r = 0; r < (uint32_t)R; r++)
+        for (uint32_t g = 0; g < (uint32_t)G; g++)
+            finish_s8(a, r0 + r, n + 16 * g, n1, sums[r][g]);
+}
+
+/* One row reads the weights as they lie: a group at a time, with four sums along k in flight. */
+static void s8_one(const struct cpu_linear *a, uint32_t r, uint32_t n0, uint32_t n1)
+{
+    const int8_t *x = a->x_s8 + (size_t)r * a->kpad;
+    const uint8_t *w = group_at(a, n0, a->kpad);
+    for (uint32_t n = n0; n < n1; n += 16) {
+        __m512i c0 = _mm512_setzero_si512(), c1 = c0, c2 = c0, c3 = c0;
+        for (uint32_t k = 0; k < a->kpad; k += 16, w += 256) {
+            FETCH(w);
+            FETCH(w + 64);
+            FETCH(w + 128);
+            FETCH(w + 192);
+            c0 = _mm512_dpbusd_epi32(c0, _mm512_loadu_si512(w), broadcast4(x + k));
+            c1 = _mm512_dpbusd_epi32(c1, _mm512_loadu_si512(w + 64), broadcast4(x + k + 4));
+            c2 = _mm512_dpbusd_epi32(c2, _mm512_loadu_si512(w + 128), broadcast4(x + k + 8));
+            c3 = _mm512_dpbusd_epi32(c3, _mm512_loadu_si512(w + 192), broadcast4(x + k + 12));
+        }
+        finish_s8(a, r, n, n1, _mm512_add_epi32(_mm512_add_epi32(c0, c1), _mm512_add_epi32(c2, c3)));
     }
 }
 
@@ -68,25 +111,24 @@ BLOCK_FN void s8_columns(const struct cpu_linear *a, uint32_t n, uint32_t n1, co
     uint32_t passes = (a->rows + 5) / 6;
     for (uint32_t p = 0, r = 0; p < passes; p++) {
         uint32_t rows = (a->rows - r) / (passes - p) + ((a->rows - r) % (passes - p) != 0);
-        size_t ahead = p == 0 ? 2048 : 0;
         switch (rows) {
         case 1:
-            s8_block(a, r, n, n1, 1, G, 2, ahead);
+            s8_block(a, r, n, n1, 1, G);
             break;
         case 2:
-            s8_block(a, r, n, n1, 2, G, 1, ahead);
+            s8_block(a, r, n, n1, 2, G);
             break;
         case 3:
-            s8_block(a, r, n, n1, 3, G, 1, ahead);
+            s8_block(a, r, n, n1, 3, G);
             break;
         case 4:
-            s8_block(a, r, n, n1, 4, G, 1, ahead);
+            s8_block(a, r, n, n1, 4, G);
             break;
         case 5:
-            s8_block(a, r, n, n1, 5, G, 1, ahead);
+            s8_block(a, r, n, n1, 5, G);
             break;
         default:
-            s8_block(a, r, n, n1, 6, G, 1, ahead);
+            s8_block(a, r, n, n1, 6, G);
             break;
         }
         r += rows;
@@ -95,6 +137,10 @@ BLOCK_FN void s8_columns(const struct cpu_linear *a, uint32_t n, uint32_t n1, co
 
 void cpu_linear_s8_vnni(const struct cpu_linear *a, uint32_t n0, uint32_t n1)
 {
+    if (a->rows == 1) {
+        s8_one(a, 0, n0, n1);
+        return;
+    }
     uint32_t n = n0;
     for (; n + 48 < n1; n += 64)
         s8_columns(a, n, n1, 4);
@@ -104,69 +150,82 @@ void cpu_linear_s8_vnni(const struct cpu_linear *a, uint32_t n0, uint32_t n1)
 
 /* ---- F32 and BF16: k in order, one fused step each ---- */
 
+/* One step of k for all rows of the block: the weights' values v<group>, row r's value at x[r * ldx]. */
+#define FLOAT_STEP(r)                                                                                                  \
+    if (R > r) {                                                                                                       \
+        __m512 xv = _mm512_set1_ps(x[r * ldx]);                                                                        \
+        c##r##0 = _mm512_fmadd_ps(v0, xv, c##r##0);                                                                    \
+        if (G > 1) {                                                                                                   \
+            c##r##1 = _mm512_fmadd_ps(v1, xv, c##r##1);                                                                \
+            c##r##2 = _mm512_fmadd_ps(v2, xv, c##r##2);                                                                \
+            c##r##3 = _mm512_fmadd_ps(v3, xv, c##r##3);                                                                \
+        }                                                                                                              \
+    }
+#define FLOAT_SUMS(r) SUMS_OF(__m512, _mm512_setzero_ps(), r)
+
 BLOCK_FN void f32_block(const struct cpu_linear *a, uint32_t r0, uint32_t n, uint32_t n1, const int R, const int G)
 {
-    uint32_t k = a->mat->k;
-    const float *w = (const float *)(const void *)group_at(a, n, (size_t)4 * k);
-    const float *x = a->x_f32 + (size_t)r0 * k;
-    __m512 acc[6][4];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int g = 0; g < G; g++) acc[r][g] = _mm512_setzero_ps();
-    for (uint32_t i = 0; i < k; i++) {
-        __m512 wv[4];
-        UNROLL for (int g = 0; g < G; g++) wv[g] = _mm512_loadu_ps(w + (size_t)i * 16 + (size_t)g * 16 * k);
-        UNROLL for (int r = 0; r < R; r++)
-        {
-            __m512 xv = _mm512_set1_ps(x[(size_t)r * k + i]);
-            UNROLL for (int g = 0; g < G; g++) acc[r][g] = _mm512_fmadd_ps(wv[g], xv, acc[r][g]);
-        }
+    const size_t k = a->mat->k, ldx = k;
+    const float *w = (const float *)(const void *)group_at(a, n, 4 * k);
+    const float *x = a->x_f32 + (size_t)r0 * ldx;
+    __m512 sums[6][4], v0, v1, v2, v3;
+    v1 = v2 = v3 = _mm512_setzero_ps();
+#define F32_LOAD(g)                                                                                                    \
+    if (G > g) {                                                                                                       \
+        v##g = _mm512_loadu_ps(w + g * 16 * k);                                                                        \
+        HOLD(v##g);                                                                                                    \
+        FETCH(w + g * 16 * k);                                                                                         \
     }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int g = 0; g < G; g++)
-        finish(a, r0 + (uint32_t)r, n + 16 * (uint32_t)g, n1, acc[r][g]);
+    EACH_ROW(FLOAT_SUMS)
+    for (size_t i = 0; i < k; i++, w += 16, x++) {
+        F32_LOAD(0) F32_LOAD(1) F32_LOAD(2) F32_LOAD(3) EACH_ROW(FLOAT_STEP)
+    }
+    EACH_ROW(STORE_FLOAT)
+    __asm__ volatile("" ::: "memory");
+    for (uint32_t r = 0; r < (uint32_t)R; r++)
+        for (uint32_t g = 0; g < (uint32_t)G; g++)
+            finish(a, r0 + r, n + 16 * g, n1, sums[r][g]);
 }
 
-/* Steps i and i + 1 of k; the second only where k reaches it. */
-BLOCK_FN void bf16_step(const uint16_t *w, size_t stream, const float *x, uint32_t k, uint32_t i, bool both,
-                        const int R, const int G, __m512 acc[6][4])
-{
-    const __m512i high = _mm512_set1_epi32((int)0xFFFF0000u);
-    __m512i wv[4];
-    UNROLL for (int g = 0; g < G; g++) wv[g] = _mm512_loadu_si512(w + (size_t)i * 16 + g * stream);
-    UNROLL for (int r = 0; r < R; r++)
-    {
-        __m512 xv = _mm512_set1_ps(x[(size_t)r * k + i]);
-        UNROLL for (int g = 0; g < G; g++) acc[r][g] =
-            _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(wv[g], 16)), xv, acc[r][g]);
-    }
-    if (!both)
-        return;
-    UNROLL for (int r = 0; r < R; r++)
-    {
-        __m512 xv = _mm512_set1_ps(x[(size_t)r * k + i + 1]);
-        UNROLL for (int g = 0; g < G; g++) acc[r][g] =
-            _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(wv[g], high)), xv, acc[r][g]);
-    }
-}
-
+/* Each 32-bit word of a line holds steps i (low half) and i + 1 of k for one output; an odd k has no last high half. */
 BLOCK_FN void bf16_block(const struct cpu_linear *a, uint32_t r0, uint32_t n, uint32_t n1, const int R, const int G)
 {
-    uint32_t k = a->mat->k, i = 0;
-    size_t stream = (size_t)16 * a->kpad;
+    const __m512i high = _mm512_set1_epi32((int)0xFFFF0000u);
+    const size_t k = a->mat->k, ldx = k, stream = (size_t)16 * a->kpad;
     const uint16_t *w = (const uint16_t *)(const void *)group_at(a, n, (size_t)2 * a->kpad);
-    const float *x = a->x_f32 + (size_t)r0 * k;
-    __m512 acc[6][4];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int g = 0; g < G; g++) acc[r][g] = _mm512_setzero_ps();
-    for (; i + 2 <= k; i += 2)
-        bf16_step(w, stream, x, k, i, true, R, G, acc);
-    if (i < k)
-        bf16_step(w, stream, x, k, i, false, R, G, acc);
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int g = 0; g < G; g++)
-        finish(a, r0 + (uint32_t)r, n + 16 * (uint32_t)g, n1, acc[r][g]);
+    const float *x = a->x_f32 + (size_t)r0 * ldx;
+    __m512i w0, w1, w2, w3;
+    w1 = w2 = w3 = _mm512_setzero_si512();
+    __m512 sums[6][4], v0, v1, v2, v3;
+    v1 = v2 = v3 = _mm512_setzero_ps();
+#define BF16_LOAD(g)                                                                                                   \
+    if (G > g) {                                                                                                       \
+        w##g = _mm512_loadu_si512(w + g * stream);                                                                     \
+        HOLD(w##g);                                                                                                    \
+        v##g = _mm512_castsi512_ps(_mm512_slli_epi32(w##g, 16));                                                       \
+        FETCH(w + g * stream);                                                                                         \
+    }
+#define BF16_HIGH(g)                                                                                                   \
+    if (G > g)                                                                                                         \
+        v##g = _mm512_castsi512_ps(_mm512_and_si512(w##g, high));
+    EACH_ROW(FLOAT_SUMS)
+    for (size_t i = 0; i < k; i += 2, w += 32) {
+        BF16_LOAD(0) BF16_LOAD(1) BF16_LOAD(2) BF16_LOAD(3) EACH_ROW(FLOAT_STEP) x++;
+        if (i + 1 == k)
+            break;
+        BF16_HIGH(0) BF16_HIGH(1) BF16_HIGH(2) BF16_HIGH(3) EACH_ROW(FLOAT_STEP) x++;
+    }
+    EACH_ROW(STORE_FLOAT)
+    __asm__ volatile("" ::: "memory");
+    for (uint32_t r = 0; r < (uint32_t)R; r++)
+        for (uint32_t g = 0; g < (uint32_t)G; g++)
+            finish(a, r0 + r, n + 16 * g, n1, sums[r][g]);
 }
 
-/* Row blocks of up to four for the float types: `block` with constant R and G. */
-#define FLOAT_COLUMNS(block, a, n, n1, G)                                                                              \
-    for (uint32_t r = 0; r < (a)->rows; r += 4) {                                                                      \
-        switch ((a)->rows - r) {                                                                                       \
+/* All rows on G groups of columns, six at a time: `block` with constant R and G. */
+#define FLOAT_COLUMNS(block, G)                                                                                        \
+    for (uint32_t r = 0; r < a->rows; r += 6) {                                                                        \
+        switch (a->rows - r) {                                                                                         \
         case 1:                                                                                                        \
             block(a, r, n, n1, 1, G);                                                                                  \
             break;                                                                                                     \
@@ -176,8 +235,14 @@ BLOCK_FN void bf16_block(const struct cpu_linear *a, uint32_t r0, uint32_t n, ui
         case 3:                                                                                                        \
             block(a, r, n, n1, 3, G);                                                                                  \
             break;                                                                                                     \
-        default:                                                                                                       \
+        case 4:                                                                                                        \
             block(a, r, n, n1, 4, G);                                                                                  \
+            break;                                                                                                     \
+        case 5:                                                                                                        \
+            block(a, r, n, n1, 5, G);                                                                                  \
+            break;                                                                                                     \
+        default:                                                                                                       \
+            block(a, r, n, n1, 6, G);                                                                                  \
             break;                                                                                                     \
         }                                                                                                              \
     }
@@ -186,18 +251,18 @@ static void linear_f32(const struct cpu_linear *a, uint32_t n0, uint32_t n1)
 {
     uint32_t n = n0;
     for (; n + 48 < n1; n += 64)
-        FLOAT_COLUMNS(f32_block, a, n, n1, 4)
+        FLOAT_COLUMNS(f32_block, 4)
     for (; n < n1; n += 16)
-        FLOAT_COLUMNS(f32_block, a, n, n1, 1)
+        FLOAT_COLUMNS(f32_block, 1)
 }
 
 static void linear_bf16(const struct cpu_linear *a, uint32_t n0, uint32_t n1)
 {
     uint32_t n = n0;
     for (; n + 48 < n1; n += 64)
-        FLOAT_COLUMNS(bf16_block, a, n, n1, 4)
+        FLOAT_COLUMNS(bf16_block, 4)
     for (; n < n1; n += 16)
-        FLOAT_COLUMNS(bf16_block, a, n, n1, 1)
+        FLOAT_COLUMNS(bf16_block, 1)
 }
 
 void cpu_linear_vnni(struct cpu_table *t)

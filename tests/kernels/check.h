@@ -61,7 +61,8 @@ float check_unit(struct check *c);                                  /* in [-1, 1
 float check_normal(struct check *c);                                /* about a normal distribution, within 6 */
 void check_fill(struct check *c, float *x, size_t n, float spread); /* normal times spread */
 
-/* Calls fn(ctx) for about 0.2 s and answers the median call's seconds. */
+/* Calls fn(ctx) for about 0.3 s and answers the seconds of a call in the fastest batch of them (about 1 ms each, so
+ * that other programs' turns on the processor fall between batches). */
 double check_time(void (*fn)(void *ctx), void *ctx);
 /* Prints "name  time  GB/s  GOPS" of the case at hand (0: left out). */
 void check_report(struct check *c, double seconds, double bytes, double ops);

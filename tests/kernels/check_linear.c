@@ -412,12 +412,99 @@ static void rows_kernels(struct check *c, enum kern_level l)
     test_quant_odd(c, l);
 }
 
+/* ---- times: one thread ---- */
+
+struct bench {
+    const struct cpu_table *t;
+    struct prod p;
+    float *x, *y;
+};
+
+static void bench_product(void *ctx)
+{
+    struct bench *b = ctx;
+    b->t->linear[b->p.type](&b->p.p, 0, b->p.n);
+}
+
+static void bench_norm(void *ctx)
+{
+    struct bench *b = ctx;
+    b->t->norm(b->x, b->x + 1536, 1536, 1e-5f, b->y);
+}
+
+static void bench_quant(void *ctx)
+{
+    struct bench *b = ctx;
+    float scale;
+    int32_t sum;
+    b->t->quant(b->x, 1536, 1536, (int8_t *)b->y, &scale, &sum);
+}
+
+static void bench_bf16(void *ctx)
+{
+    struct bench *b = ctx;
+    b->t->to_bf16(b->x, 1536, 1536, (uint16_t *)b->y);
+}
+
+static void bench_swiglu(void *ctx)
+{
+    struct bench *b = ctx;
+    b->t->swiglu(b->x, b->x + 1536, 1536, b->y);
+}
+
+static void bench_rows(struct check *c, enum kern_level l)
+{
+    static const struct {
+        const char *name;
+        void (*fn)(void *ctx);
+        double bytes;
+    } all[] = {{"norm k=1536", bench_norm, 12 * 1536},
+               {"quant k=1536", bench_quant, 5 * 1536},
+               {"to_bf16 k=1536", bench_bf16, 6 * 1536},
+               {"swiglu n=1536", bench_swiglu, 12 * 1536}};
+    struct bench b = {.t = check_table(c, l)};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (!check_case(c, l, "%s", all[i].name))
+            continue;
+        b.x = check_alloc(c, 2 * 1536 * 4);
+        b.y = check_alloc(c, 1536 * 4);
+        check_fill(c, b.x, 2 * 1536, 3);
+        check_report(c, check_time(all[i].fn, &b), all[i].bytes, 0);
+        check_free(c, b.x);
+        check_free(c, b.y);
+    }
+}
+
+/* A matrix that stays in the second-level cache. */
+static void bench_products(struct check *c, enum kern_level l)
+{
+    static const char *const names[] = {"f32", "bf16", "s8"};
+    static const uint32_t rows[] = {1, 2, 4, 6, 8, 16, 32, 128};
+    struct bench b = {.t = check_table(c, l)};
+    for (int type = KERN_F32; type <= KERN_S8; type++)
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            if (!check_case(c, l, "linear/%s n=576 k=576 rows=%u", names[type], rows[i]))
+                continue;
+            prod_open(c, &b.p, (enum kern_type)type, 576, 576, rows[i], false);
+            double weights = 576.0 * 576;
+            check_report(c, check_time(bench_product, &b),
+                         weights * (type == KERN_S8     ? 1
+                                    : type == KERN_BF16 ? 2
+                                                        : 4),
+                         2 * weights * rows[i]);
+            prod_close(c, &b.p);
+        }
+}
+
 void check_linear(struct check *c)
 {
     for (int l = 0; l <= (int)c->best; l++) {
-        if (c->bench)
-            continue;
-        rows_kernels(c, (enum kern_level)l);
-        products(c, (enum kern_level)l);
+        if (c->bench) {
+            bench_rows(c, (enum kern_level)l);
+            bench_products(c, (enum kern_level)l);
+        } else {
+            rows_kernels(c, (enum kern_level)l);
+            products(c, (enum kern_level)l);
+        }
     }
 }
