@@ -9,6 +9,7 @@
 
 #include <immintrin.h>
 
+#define ROWS_BYTES 32
 #include "kernels/cpu/rows.h"
 
 #define BLOCK_FN static inline __attribute__((always_inline))

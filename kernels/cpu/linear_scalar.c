@@ -9,6 +9,7 @@
 
 #include "common/num.h"
 #include "kernels/cpu/layout.h"
+#define ROWS_BYTES 16
 #include "kernels/cpu/rows.h"
 
 ROWS_DEFINE(scalar)

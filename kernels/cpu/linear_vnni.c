@@ -8,6 +8,7 @@
  */
 #include "kernels/cpu/linear512.h"
 
+#define ROWS_BYTES 64
 #include "kernels/cpu/rows.h"
 
 #define AHEAD 2048 /* bytes that weights are fetched ahead of their use */

@@ -17,7 +17,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#pragma weak check_sequence
 #define GARBAGE 0xFB
 #define CANARY 0xC5
 
@@ -271,8 +270,8 @@ int main(int argc, char **argv)
         cpu_table_fill(&c.tables[l], (enum kern_level)l);
     check_linear(&c);
     check_region(&c);
-    if (check_sequence)
-        check_sequence(&c);
+
+    check_sequence(&c);
     if (c.failed)
         c.n_failed++;
     printf("%u %s up to %s, %u failed\n", c.n_cases, c.bench ? "times" : "cases", kern_level_name(c.best), c.n_failed);
