@@ -1,0 +1,275 @@
+/* api.c - routes of the two listeners, and the short answers.
+ *
+ * Loop thread. Nothing here waits: health is answered from the state alone, so that it stays quick whatever the engine
+ * does. A path that is known with another method gets 405 and Allow.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/server.h"
+
+static void send_json(struct http_req *r, const struct buf *b)
+{
+    http_reply(r, 200, "application/json", b->data, b->len, NULL, 0);
+}
+
+void api_error(struct http_req *r, int status, const struct err *e, const char *code)
+{
+    struct buf b = {0};
+    resp_error(&b, status, e, code);
+    struct http_hdr h = {"WWW-Authenticate", "Bearer"};
+    http_reply(r, status, "application/json", b.failed ? "{}" : b.data, b.failed ? 2 : b.len, &h, status == 401);
+    buf_free(&b);
+}
+
+/* ---- GET ---- */
+
+static void get_health(struct server *sv, struct http_req *r)
+{
+    (void)sv;
+    http_reply(r, 200, "application/json", "{\"status\": \"ok\"}", 16, NULL, 0);
+}
+
+static void get_ready(struct server *sv, struct http_req *r)
+{
+    static const char *const words[] = {"loading", "ready", "draining"};
+    char s[64];
+    int n = snprintf(s, sizeof s, "{\"status\": \"%s\"}", words[sv->state]);
+    http_reply(r, sv->state == SERVER_READY ? 200 : 503, "application/json", s, (size_t)n, NULL, 0);
+}
+
+static void get_version(struct server *sv, struct http_req *r)
+{
+    (void)sv;
+    static const char s[] = "{\"version\": \"" CPET_VERSION "\"}";
+    http_reply(r, 200, "application/json", s, sizeof s - 1, NULL, 0);
+}
+
+static void get_metrics(struct server *sv, struct http_req *r)
+{
+    struct buf b = {0};
+    metrics_text(sv, &b);
+    if (b.failed)
+        http_reply(r, 503, "text/plain", "out of memory\n", 14, NULL, 0);
+    else
+        http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", b.data, b.len, NULL, 0);
+    buf_free(&b);
+}
+
+/* ---- models ---- */
+
+static struct resp_model describe(const struct server *sv, const struct task_version *v)
+{
+    const char *tenant = v->tenant == TASK_EVERYBODY ? "cpetd" : keys_tenant_name(sv->keys, v->tenant);
+    return (struct resp_model){.id = v->id,
+                               .root = v->n_pets ? v->module[0]->name : sv->o->model,
+                               .parent = v->backbone ? NULL : sv->name,
+                               .owned_by = *tenant ? tenant : "cpetd",
+                               .created = v->created,
+                               .max_model_len = sv->mi->max_context};
+}
+
+static void get_models(struct server *sv, struct http_req *r, uint32_t tenant)
+{
+    size_t n = 0, k = 0;
+    while (tasks_at(sv->tasks, n))
+        n++;
+    struct resp_model *m = calloc(n + 1, sizeof *m);
+    struct buf b = {0};
+    const struct task_version *v;
+    for (size_t i = 0; m && (v = tasks_at(sv->tasks, i)); i++)
+        if (task_visible(v, tenant))
+            m[k++] = describe(sv, v);
+    if (m)
+        resp_models(&b, m, k);
+    if (m && !b.failed) {
+        send_json(r, &b);
+    } else {
+        struct err e;
+        err_set(&e, -ENOMEM, "the server is out of memory");
+        api_error(r, 503, &e, NULL);
+    }
+    buf_free(&b);
+    free(m);
+}
+
+static void get_model(struct server *sv, struct http_req *r, uint32_t tenant, const char *id)
+{
+    struct task_version *v = tasks_get(sv->tasks, tenant, id, strlen(id));
+    struct err e;
+    if (!v) {
+        err_param(&e, -ENOENT, "model", "the model \"%.200s\" does not exist", id);
+        api_error(r, 404, &e, NULL);
+        return;
+    }
+    struct resp_model m = describe(sv, v);
+    struct buf b = {0};
+    resp_model(&b, &m);
+    if (!b.failed) {
+        send_json(r, &b);
+    } else {
+        err_set(&e, -ENOMEM, "the server is out of memory");
+        api_error(r, 503, &e, NULL);
+    }
+    buf_free(&b);
+    task_unref(v);
+}
+
+/* ---- routes ---- */
+
+enum route {
+    R_NONE,
+    R_HEALTH,
+    R_READY,
+    R_VERSION,
+    R_METRICS,
+    R_MODELS,
+    R_MODEL,
+    R_COMPLETIONS,
+    R_CHAT,
+    R_ADMIN_MODULES,
+    R_ADMIN_TASKS,
+};
+
+struct path {
+    const char *path;
+    enum route route;
+    bool post;
+};
+
+static const struct path public_paths[] = {
+    {"/health", R_HEALTH, false},
+    {"/ready", R_READY, false},
+    {"/version", R_VERSION, false},
+    {"/v1/models", R_MODELS, false},
+    {"/v1/completions", R_COMPLETIONS, true},
+    {"/v1/chat/completions", R_CHAT, true},
+    {"/metrics", R_METRICS, false}, /* last: left out without --public-metrics */
+};
+static const struct path admin_paths[] = {
+    {"/health", R_HEALTH, false},
+    {"/ready", R_READY, false},
+    {"/version", R_VERSION, false},
+    {"/metrics", R_METRICS, false},
+    {"/admin/v1/modules", R_ADMIN_MODULES, false},
+    {"/admin/v1/tasks", R_ADMIN_TASKS, false},
+};
+
+#define MODEL_PREFIX "/v1/models/"
+
+static enum route find_route(const struct path *p, size_t n, const char *path, bool *post)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(p[i].path, path)) {
+            *post = p[i].post;
+            return p[i].route;
+        }
+    *post = false;
+    return R_NONE;
+}
+
+/* Answers 404 or 405 and says false when the request is not for us. */
+static bool check_route(struct http_req *r, enum route route, bool post)
+{
+    const char *method = http_method(r);
+    struct err e;
+    if (route == R_NONE) {
+        err_set(&e, -ENOENT, "there is nothing at %.200s", http_path(r));
+        api_error(r, 404, &e, NULL);
+        return false;
+    }
+    bool fits = post ? !strcmp(method, "POST") : !strcmp(method, "GET") || !strcmp(method, "HEAD");
+    if (fits)
+        return true;
+    struct buf b = {0};
+    struct http_hdr allow = {"Allow", post ? "POST" : "GET, HEAD"};
+    err_set(&e, -EINVAL, "%s takes %s, not %s", http_path(r), post ? "POST" : "GET", method);
+    resp_error(&b, 405, &e, NULL);
+    http_reply(r, 405, "application/json", b.failed ? "{}" : b.data, b.failed ? 2 : b.len, &allow, 1);
+    buf_free(&b);
+    return false;
+}
+
+static bool check_ready(struct server *sv, struct http_req *r)
+{
+    struct err e;
+    if (sv->state == SERVER_READY)
+        return true;
+    err_set(&e, -ESHUTDOWN, sv->state == SERVER_LOADING ? "the model is loading" : "the server is shutting down");
+    api_error(r, 503, &e, NULL);
+    return false;
+}
+
+static void on_public(void *ctx, struct http_req *r)
+{
+    struct server *sv = ctx;
+    bool post, is_model = !strncmp(http_path(r), MODEL_PREFIX, sizeof MODEL_PREFIX - 1);
+    size_t n = sizeof public_paths / sizeof *public_paths - !sv->o->public_metrics;
+    enum route route = find_route(public_paths, n, http_path(r), &post);
+    if (route == R_NONE && is_model && http_path(r)[sizeof MODEL_PREFIX - 1])
+        route = R_MODEL;
+    if (!check_route(r, route, post))
+        return;
+    if (route == R_HEALTH || route == R_READY || route == R_VERSION || route == R_METRICS) {
+        (route == R_HEALTH    ? get_health
+         : route == R_READY   ? get_ready
+         : route == R_VERSION ? get_version
+                              : get_metrics)(sv, r);
+        return;
+    }
+    uint32_t tenant = keys_tenant(sv->keys, keys_bearer(http_header(r, "Authorization")));
+    if (tenant == KEYS_NO_TENANT) {
+        struct err e;
+        err_set(&e, -EACCES, "the API key is missing or not known; send it as \"Authorization: Bearer KEY\"");
+        api_error(r, 401, &e, "invalid_api_key");
+        return;
+    }
+    if (!check_ready(sv, r))
+        return;
+    if (route == R_MODELS)
+        get_models(sv, r, tenant);
+    else if (route == R_MODEL)
+        get_model(sv, r, tenant, http_path(r) + sizeof MODEL_PREFIX - 1);
+    else
+        call_start(sv, r, route == R_CHAT ? REQ_CHAT : REQ_COMPLETION, tenant);
+}
+
+static void on_public_close(void *ctx, struct http_req *r)
+{
+    call_closed(ctx, r);
+}
+
+static void on_admin(void *ctx, struct http_req *r)
+{
+    struct server *sv = ctx;
+    bool post;
+    enum route route = find_route(admin_paths, sizeof admin_paths / sizeof *admin_paths, http_path(r), &post);
+    if (route == R_HEALTH || route == R_READY) {
+        if (check_route(r, route, post))
+            (route == R_HEALTH ? get_health : get_ready)(sv, r);
+        return;
+    }
+    if (sv->has_admin_key && !keys_match(&sv->admin_key, keys_bearer(http_header(r, "Authorization")))) {
+        struct err e;
+        err_set(&e, -EACCES, "the admin key is missing or wrong; send it as \"Authorization: Bearer KEY\"");
+        api_error(r, 401, &e, "invalid_api_key");
+        return;
+    }
+    if (!check_route(r, route, post))
+        return;
+    if (route == R_METRICS || route == R_VERSION)
+        (route == R_METRICS ? get_metrics : get_version)(sv, r);
+    else if (check_ready(sv, r))
+        (route == R_ADMIN_MODULES ? admin_modules : admin_tasks)(sv, r);
+}
+
+struct http_handler api_handler(struct server *sv)
+{
+    return (struct http_handler){on_public, on_public_close, sv};
+}
+
+struct http_handler api_admin_handler(struct server *sv)
+{
+    return (struct http_handler){on_admin, NULL, sv};
+}

@@ -1,0 +1,433 @@
+/* call.c - a completion or chat request on its way in: parse, find the task, tokenize, admit, submit.
+ *
+ * Loop thread; the two stages that grow with the body (parse and encode) run on libuv's worker pool when it is large,
+ * on a copy of the body, and touch only the call's own arena and the immutable tokenizer and template. The client may
+ * leave at any time: call_closed then sets r to NULL, and the next step on the loop sees it.
+ */
+#include "server/call.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include <jansson.h>
+
+#include "server/scheduler.h"
+
+/* ---- life ---- */
+
+static void count_tenant(struct server *sv, uint32_t tenant, int by)
+{
+    if (tenant < sv->n_tenant_gens)
+        sv->tenant_gens[tenant] += (uint32_t)by;
+}
+
+void call_drop(struct call *c)
+{
+    if (c->r || c->in_work || c->n_with_engine)
+        return;
+    struct server *sv = c->sv;
+    *(c->prev ? &c->prev->next : &sv->calls) = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    if (!c->answered)
+        sv->n_active--;
+    for (size_t i = 0; c->choice && i < c->n_choices; i++)
+        choice_close(&c->choice[i]);
+    free(c->choice);
+    task_unref(c->task);
+    free(c->body_copy);
+    arena_free(c->a);
+    free(c);
+}
+
+void call_cancel(struct call *c)
+{
+    for (size_t i = 0; c->gen && i < c->n_prompts; i++)
+        if (c->gen[i] && !atomic_load(&c->gen[i]->cancelled))
+            engine_cancel(c->sv->en, c->gen[i]);
+}
+
+void call_closed(struct server *sv, struct http_req *r)
+{
+    (void)sv;
+    struct call *c = http_user(r);
+    if (!c)
+        return;
+    c->r = NULL;
+    if (!c->answered)
+        c->sv->metrics.finished_abort++;
+    call_cancel(c);
+    call_drop(c);
+}
+
+/* ---- stages, here or on a worker ---- */
+
+static void on_work(uv_work_t *w)
+{
+    struct call *c = w->data;
+    c->stage_rc = c->stage(c, &c->stage_err);
+}
+
+static void after_work(uv_work_t *w, int status)
+{
+    struct call *c = w->data;
+    c->in_work = false;
+    if (!c->r) {
+        call_drop(c);
+        return;
+    }
+    if (status)
+        c->stage_rc = err_set(&c->stage_err, -ESHUTDOWN, "the server is shutting down");
+    c->after(c, c->stage_rc, &c->stage_err);
+}
+
+static void run_stage(struct call *c, int (*stage)(struct call *c, struct err *e),
+                      void (*after)(struct call *c, int rc, struct err *e))
+{
+    c->stage = stage;
+    c->after = after;
+    memset(&c->stage_err, 0, sizeof c->stage_err);
+    c->work.data = c;
+    if (c->n_body > CALL_INLINE_BYTES) {
+        c->in_work = true;
+        if (!uv_queue_work(c->sv->loop, &c->work, on_work, after_work))
+            return;
+        c->in_work = false;
+    }
+    int rc = stage(c, &c->stage_err);
+    after(c, rc, &c->stage_err);
+}
+
+static void fail_by_code(struct call *c, int rc, const struct err *e)
+{
+    call_fail(c, resp_status(rc), e, NULL);
+}
+
+/* ---- 1: parse ---- */
+
+static int stage_parse(struct call *c, struct err *e)
+{
+    struct req_limits lim = req_limits_default;
+    lim.vocab = c->sv->mi->vocab;
+    int (*parse)(const char *, size_t, const struct req_limits *, struct arena *, struct req **, struct err *) =
+        c->kind == REQ_CHAT ? req_parse_chat : req_parse_completion;
+    return parse(c->body, c->n_body, &lim, c->a, &c->req, e);
+}
+
+/* ---- 2: tokenize ---- */
+
+static int encode(struct call *c, const char *text, size_t n, unsigned flags, struct call_prompt *out, struct err *e)
+{
+    struct tok_ids ids = {.limit = (size_t)c->sv->mi->max_context + 1};
+    int rc = tok_encode(c->sv->tok, text, n, flags, &ids, e);
+    if (rc == -E2BIG)
+        rc = err_param(e, -EINVAL, c->kind == REQ_CHAT ? "messages" : "prompt",
+                       "the prompt has more tokens than the context holds (%u)", c->sv->mi->max_context);
+    else if (rc == -EILSEQ)
+        rc = -EINVAL;
+    if (!rc) {
+        out->id = arena_memdup(c->a, ids.id, ids.n * sizeof *ids.id);
+        out->n = ids.n;
+        if (!out->id)
+            rc = err_set(e, -E2BIG, "the request is too large");
+    }
+    tok_ids_free(&ids);
+    return rc;
+}
+
+static int render(struct call *c, const struct tmpl *t, struct buf *out, struct err *e)
+{
+    const struct req *q = c->req;
+    json_t *vars = json_object(),
+           *messages = json_loadb(q->messages_json.ptr, q->messages_json.len, JSON_ALLOW_NUL, NULL);
+    int bad = !vars || !messages || json_object_set_new(vars, "messages", messages);
+    bad = bad || json_object_set_new(vars, "add_generation_prompt", json_true());
+    bad = bad || json_object_set_new(vars, "bos_token", json_string(tok_bos_text(c->sv->tok)));
+    bad = bad || json_object_set_new(vars, "eos_token", json_string(tok_eos_text(c->sv->tok)));
+    int rc = bad ? err_set(e, -ENOMEM, "out of memory") : tmpl_render(t, vars, NULL, out, e);
+    json_decref(vars);
+    if (rc == -EINVAL || rc == -E2BIG) {
+        rc = -EINVAL;
+        snprintf(e->param, sizeof e->param, "messages");
+    }
+    return rc;
+}
+
+static int encode_chat(struct call *c, struct err *e)
+{
+    const struct tmpl *t = c->task->tmpl ? c->task->tmpl : c->sv->tmpl;
+    if (!t)
+        return err_param(e, -EINVAL, "messages", "the model \"%s\" has no chat template; use /v1/completions",
+                         c->task->id);
+    struct buf text;
+    buf_init(&text, (size_t)16 << 20);
+    int rc = render(c, t, &text, e);
+    if (!rc)
+        rc = encode(c, text.data ? text.data : "", text.len, TOK_SPECIAL, &c->prompt[0], e);
+    buf_free(&text);
+    return rc;
+}
+
+static int stage_encode(struct call *c, struct err *e)
+{
+    if (c->kind == REQ_CHAT)
+        return encode_chat(c, e);
+    for (size_t i = 0; i < c->n_prompts; i++) {
+        const struct req_prompt *p = &c->req->prompts[i];
+        struct call_prompt *out = &c->prompt[i];
+        out->id = p->ids;
+        out->n = p->n_ids;
+        out->text = p->text;
+        int rc = p->ids ? 0 : encode(c, p->text.ptr, p->text.len, TOK_SPECIAL | TOK_POST, out, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- 3: admit and submit ---- */
+
+/* Tokens for a chat that does not say max_tokens: to the end of the context, as far as pages for all choices go. */
+static uint32_t chat_rest(const struct model_info *mi, size_t n_prompt, uint32_t n)
+{
+    if (n_prompt >= mi->max_context)
+        return 1;
+    uint64_t shared = (n_prompt - 1) / KERN_PAGE_TOKENS;
+    uint64_t each = (mi->n_pages + (n - 1) * shared) / n * KERN_PAGE_TOKENS;
+    uint64_t rest = each + 1 > n_prompt ? each + 1 - n_prompt : 1, most = mi->max_context - n_prompt;
+    return (uint32_t)(rest < most ? rest : most);
+}
+
+static const struct kern_bias *copy_bias(struct call *c)
+{
+    const struct req_sampling *s = &c->req->sampling;
+    struct kern_bias *b = arena_calloc(c->a, s->n_bias, sizeof *b);
+    for (size_t i = 0; b && i < s->n_bias; i++)
+        b[i] = (struct kern_bias){s->bias[i].id, s->bias[i].bias};
+    return b;
+}
+
+static void fill_spec(const struct call *c, const struct call_prompt *p, struct gen_spec *g)
+{
+    const struct req *q = c->req;
+    const struct req_sampling *s = &q->sampling;
+    const struct server *sv = c->sv;
+    *g = (struct gen_spec){.prompt = p->id,
+                           .n_prompt = (uint32_t)p->n,
+                           .n_choices = q->n,
+                           .max_tokens = s->max_tokens,
+                           .min_tokens = s->min_tokens,
+                           .ignore_eos = s->ignore_eos,
+                           .score_prompt = q->echo && q->logprobs >= 0,
+                           .n_top = q->logprobs,
+                           .seed = s->seed,
+                           .temperature = s->temperature,
+                           .top_p = s->top_p,
+                           .min_p = s->min_p,
+                           .presence = s->presence_penalty,
+                           .frequency = s->frequency_penalty,
+                           .repetition = s->repetition_penalty,
+                           .top_k = (uint32_t)s->top_k,
+                           .n_bias = (uint32_t)s->n_bias,
+                           .eos = sv->eos,
+                           .n_eos = (uint32_t)sv->n_eos,
+                           .pets = c->task->pet,
+                           .n_pets = c->task->n_pets,
+                           .tenant = c->tenant,
+                           .task = c->task->number};
+    if (q->kind == REQ_CHAT && !g->max_tokens)
+        g->max_tokens = chat_rest(sv->mi, p->n, q->n);
+    if (!(s->set & REQ_SET_SEED) && getrandom(&g->seed, sizeof g->seed, GRND_NONBLOCK) < 0)
+        g->seed = mono_ns();
+    if (sv->o->request_timeout_ms)
+        g->deadline_ns = c->start_ns + (uint64_t)sv->o->request_timeout_ms * 1000000u;
+}
+
+static int make_gen(struct call *c, size_t i, const struct kern_bias *bias, struct err *e)
+{
+    struct gen_spec spec;
+    fill_spec(c, &c->prompt[i], &spec);
+    spec.bias = bias;
+    if (!spec.n_prompt)
+        return err_param(e, -EINVAL, c->kind == REQ_CHAT ? "messages" : "prompt", "prompt %zu has no tokens", i);
+    int rc = sched_fits(c->sv->mi, &spec, e);
+    if (rc) {
+        if (c->kind == REQ_CHAT && !strcmp(e->param, "prompt"))
+            snprintf(e->param, sizeof e->param, "messages");
+        return rc;
+    }
+    c->n_prompt_tokens += spec.n_prompt;
+    if (!spec.max_tokens && !spec.score_prompt)
+        return 0;
+    c->gen[i] = gen_create(&spec);
+    if (!c->gen[i])
+        return err_set(e, -ENOMEM, "the server is out of memory");
+    c->gen[i]->user = c;
+    c->gen[i]->index = (uint32_t)i;
+    return 0;
+}
+
+static int check_room(struct server *sv, struct call *c, struct err *e)
+{
+    if (c->tenant >= sv->n_tenant_gens) {
+        uint32_t *p = realloc(sv->tenant_gens, (c->tenant + 1) * sizeof *p);
+        if (!p)
+            return err_set(e, -ENOMEM, "the server is out of memory");
+        memset(p + sv->n_tenant_gens, 0, (c->tenant + 1 - sv->n_tenant_gens) * sizeof *p);
+        sv->tenant_gens = p;
+        sv->n_tenant_gens = c->tenant + 1;
+    }
+    uint32_t running = atomic_load(&engine_stats(sv->en)->running);
+    uint32_t waiting = sv->n_gens > running ? sv->n_gens - running : 0;
+    if (waiting + c->n_prompts > sv->o->max_queue)
+        return err_set(e, -EAGAIN, "the queue is full (%u requests wait); try again later", waiting);
+    if (sv->tenant_gens[c->tenant] + c->n_prompts > sv->o->max_tenant)
+        return err_set(e, -EAGAIN, "too many requests of this key at once (%u); try again later",
+                       sv->tenant_gens[c->tenant]);
+    return 0;
+}
+
+static int make_gens(struct call *c, struct err *e)
+{
+    const struct kern_bias *bias = copy_bias(c);
+    int rc = bias ? call_open_choices(c) : -ENOMEM;
+    if (rc)
+        return err_set(e, -ENOMEM, "the server is out of memory");
+    for (size_t i = 0; !rc && i < c->n_prompts; i++)
+        rc = make_gen(c, i, bias, e);
+    return rc;
+}
+
+static void submit(struct call *c)
+{
+    struct server *sv = c->sv;
+    sv->metrics.prompt_tokens += c->n_prompt_tokens;
+    for (size_t i = 0; i < c->n_prompts; i++) {
+        if (!c->gen[i]) {
+            for (size_t k = 0; k < c->req->n; k++)
+                choice_end(&c->choice[i * c->req->n + k], "length");
+            continue;
+        }
+        c->n_with_engine++;
+        sv->n_gens++;
+        count_tenant(sv, c->tenant, 1);
+        engine_submit(sv->en, c->gen[i]);
+    }
+    if (!c->n_with_engine)
+        call_send(c);
+}
+
+static void after_encode(struct call *c, int rc, struct err *e)
+{
+    if (!rc)
+        rc = check_room(c->sv, c, e);
+    if (rc == -EAGAIN)
+        c->sv->metrics.rejected_busy++;
+    if (!rc)
+        rc = make_gens(c, e);
+    if (!rc) {
+        submit(c);
+        return;
+    }
+    for (size_t i = 0; c->gen && i < c->n_prompts; i++) {
+        gen_free(c->gen[i]);
+        c->gen[i] = NULL;
+    }
+    const char *code = rc == -EINVAL && strstr(e->msg, "the context holds") ? "context_length_exceeded" : NULL;
+    call_fail(c, resp_status(rc), e, code);
+}
+
+static int fill_head(struct call *c)
+{
+    const struct req *q = c->req;
+    uint64_t id[2];
+    if (getrandom(id, sizeof id, GRND_NONBLOCK) < 0)
+        id[0] = mono_ns(), id[1] = (uintptr_t)c->start_ns;
+    c->head =
+        (struct resp_head){.kind = c->kind,
+                           .id = arena_printf(c->a, "%s-%016llx%016llx", c->kind == REQ_CHAT ? "chatcmpl" : "cmpl",
+                                              (unsigned long long)id[0], (unsigned long long)id[1]),
+                           .model = c->task->id,
+                           .created = (int64_t)time(NULL),
+                           .include_usage = q->include_usage,
+                           .fingerprint = c->sv->fingerprint[0] ? c->sv->fingerprint : NULL};
+    c->n_prompts = c->kind == REQ_CHAT ? 1 : q->n_prompts;
+    c->prompt = arena_calloc(c->a, c->n_prompts, sizeof *c->prompt);
+    c->gen = arena_calloc(c->a, c->n_prompts, sizeof(struct gen *));
+    return c->head.id && c->prompt && c->gen ? 0 : -ENOMEM;
+}
+
+static void after_parse(struct call *c, int rc, struct err *e)
+{
+    if (rc) {
+        fail_by_code(c, rc, e);
+        return;
+    }
+    struct req *q = c->req;
+    c->task = tasks_get(c->sv->tasks, c->tenant, q->model.ptr, q->model.len);
+    if (!c->task) {
+        err_param(e, -ENOENT, "model", "the model \"%.200s\" does not exist", q->model.ptr);
+        fail_by_code(c, -ENOENT, e);
+        return;
+    }
+    if (c->task->defaults)
+        req_apply_defaults(q, c->task->defaults);
+    if (fill_head(c)) {
+        err_set(e, -ENOMEM, "the server is out of memory");
+        fail_by_code(c, -ENOMEM, e);
+        return;
+    }
+    run_stage(c, stage_encode, after_encode);
+}
+
+void call_start(struct server *sv, struct http_req *r, enum req_kind kind, uint32_t tenant)
+{
+    struct call *c = calloc(1, sizeof *c);
+    struct arena *a = arena_create(CALL_ARENA_BYTES);
+    size_t n;
+    const char *body = http_body(r, &n);
+    char *copy = c && n > CALL_INLINE_BYTES ? malloc(n + 1) : NULL;
+    if (!c || !a || (n > CALL_INLINE_BYTES && !copy)) {
+        struct err e;
+        err_set(&e, -ENOMEM, "the server is out of memory");
+        free(c);
+        free(copy);
+        arena_free(a);
+        api_error(r, 503, &e, NULL);
+        return;
+    }
+    if (copy) {
+        memcpy(copy, body, n);
+        copy[n] = 0;
+    }
+    c->sv = sv;
+    c->r = r;
+    c->a = a;
+    c->body_copy = copy;
+    c->body = copy ? copy : body;
+    c->n_body = n;
+    c->kind = kind;
+    c->tenant = tenant;
+    c->start_ns = mono_ns();
+    c->next = sv->calls;
+    if (sv->calls)
+        sv->calls->prev = c;
+    sv->calls = c;
+    sv->n_active++;
+    http_set_user(r, c);
+    run_stage(c, stage_parse, after_parse);
+}
+
+void call_end_all(struct server *sv)
+{
+    struct err e;
+    err_set(&e, -ESHUTDOWN, "the server is shutting down");
+    for (struct call *c = sv->calls, *next; c; c = next) {
+        next = c->next;
+        if (c->r && !c->answered)
+            call_fail(c, 503, &e, NULL);
+    }
+}

@@ -1,0 +1,68 @@
+/* call.h - one API request on its way: what call.c (in) and call_answer.c (out) share. Loop thread.
+ *
+ * A call lives until three have let go of it: the HTTP request (call_closed), the worker that may be parsing or
+ * tokenizing for it, and the engine with its generations.
+ */
+#ifndef CPET_SERVER_CALL_H
+#define CPET_SERVER_CALL_H
+
+#include "common/arena.h"
+#include "server/choice.h"
+#include "server/server.h"
+
+/* Bodies above this are parsed and tokenized on the worker pool. */
+#define CALL_INLINE_BYTES ((size_t)16 << 10)
+/* Most bytes of one request's structs, prompts and tables. */
+#define CALL_ARENA_BYTES ((size_t)64 << 20)
+
+struct call_prompt {
+    struct req_str text; /* of a text prompt: for echo */
+    const int32_t *id;
+    size_t n;
+};
+
+struct call {
+    struct server *sv;
+    struct call *next, *prev;
+    struct http_req *r; /* NULL: the client has left or has its answer */
+    struct arena *a;
+    const char *body;
+    size_t n_body;
+    char *body_copy; /* for the worker */
+    enum req_kind kind;
+    struct req *req;
+    uint32_t tenant;
+    struct task_version *task;
+    struct resp_head head;
+
+    struct call_prompt *prompt; /* [n_prompts] */
+    size_t n_prompts;
+    struct gen **gen; /* [n_prompts], NULL where none is needed or it was freed */
+    size_t n_with_engine;
+    struct choice *choice; /* [n_prompts * n], a prompt's together */
+    size_t n_choices, n_finished;
+    uint64_t n_prompt_tokens;
+
+    uv_work_t work;
+    int (*stage)(struct call *c, struct err *e);
+    void (*after)(struct call *c, int rc, struct err *e);
+    int stage_rc;
+    struct err stage_err;
+    bool in_work;
+
+    bool streaming; /* the head was sent */
+    bool answered;
+    uint64_t start_ns, first_ns, last_ns;
+};
+
+/* Answers with an error (before a stream began by HTTP status, later inside it), and cancels what runs. */
+void call_fail(struct call *c, int status, const struct err *e, const char *code);
+void call_cancel(struct call *c);
+/* Frees c when nobody holds it. */
+void call_drop(struct call *c);
+/* Sends what is ready; answers when all choices are finished. */
+void call_send(struct call *c);
+/* choice_open for all, with the echoed prompts. 0 or -ENOMEM. */
+int call_open_choices(struct call *c);
+
+#endif

@@ -1,0 +1,307 @@
+/* call_answer.c - a request on its way out: the engine's events to choices, choices to JSON or server-sent events.
+ *
+ * Loop thread. Each wake-up of the loop drains the rings that have news; what came of a call is then sent in one
+ * write. A stream's head goes out with its first bytes, so that whoever fails in the queue still gets a status. A
+ * client that reads so slowly that its backlog is full is dropped: the generation is cancelled and the stream cut.
+ *
+ * A choice that ends by a stop string ends here; the engine is told by choice_stopped and may sample a token or two
+ * that nobody counts.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/call.h"
+
+/* ---- choices ---- */
+
+/* The prompt's text for echo: as the client wrote it, or from its ids. */
+static int echo_text(struct call *c, const struct call_prompt *p, struct buf *out)
+{
+    if (p->text.ptr)
+        return buf_append(out, p->text.ptr, p->text.len);
+    return tok_decode(c->sv->tok, p->id, p->n, false, out);
+}
+
+int call_open_choices(struct call *c)
+{
+    const struct req *q = c->req;
+    c->n_choices = c->n_prompts * q->n;
+    c->choice = calloc(c->n_choices, sizeof *c->choice);
+    if (!c->choice)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->n_choices; i++) {
+        choice_open(&c->choice[i], &q->sampling, q->logprobs);
+        if (q->echo && echo_text(c, &c->prompt[i / q->n], &c->choice[i].out))
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* ---- ends ---- */
+
+static void mark_answered(struct call *c)
+{
+    if (c->answered)
+        return;
+    c->answered = true;
+    c->sv->n_active--;
+    histogram_add(&c->sv->metrics.whole, (double)(mono_ns() - c->start_ns) * 1e-9);
+}
+
+void call_fail(struct call *c, int status, const struct err *e, const char *code)
+{
+    call_cancel(c);
+    if (!c->r || c->answered)
+        return;
+    mark_answered(c);
+    c->sv->metrics.finished_error++;
+    if (!c->streaming) {
+        api_error(c->r, status, e, code);
+        return;
+    }
+    struct buf b = {0};
+    resp_chunk_error(&b, status, e);
+    if (!b.failed && !http_stream_write(c->r, b.data, b.len))
+        http_stream_end(c->r);
+    else
+        http_stream_abort(c->r);
+    buf_free(&b);
+}
+
+static void fail_memory(struct call *c)
+{
+    struct err e;
+    err_set(&e, -ENOMEM, "the server is out of memory");
+    call_fail(c, 503, &e, NULL);
+}
+
+static void usage(const struct call *c, struct resp_usage *u)
+{
+    *u = (struct resp_usage){.prompt_tokens = (uint32_t)c->n_prompt_tokens};
+    for (size_t i = 0; i < c->n_choices; i++)
+        u->completion_tokens += c->choice[i].n_out;
+}
+
+static void count_finished(struct call *c)
+{
+    struct metrics *m = &c->sv->metrics;
+    for (size_t i = 0; i < c->n_choices; i++)
+        ++*(strcmp(c->choice[i].finish, "stop") ? &m->finished_length : &m->finished_stop);
+}
+
+static bool all_finished(const struct call *c)
+{
+    for (size_t i = 0; i < c->n_choices; i++)
+        if (!c->choice[i].finish)
+            return false;
+    return true;
+}
+
+/* ---- one answer ---- */
+
+static void answer_whole(struct call *c)
+{
+    struct resp_choice *rc = arena_calloc(c->a, c->n_choices, sizeof *rc);
+    struct resp_logprobs *lp = arena_calloc(c->a, c->n_choices, sizeof *lp);
+    if (!rc || !lp) {
+        fail_memory(c);
+        return;
+    }
+    for (size_t i = 0; i < c->n_choices; i++) {
+        rc[i].index = (unsigned)i;
+        if (choice_take(&c->choice[i], c->sv->tok, c->a, &rc[i], &lp[i])) {
+            fail_memory(c);
+            return;
+        }
+    }
+    struct resp_usage u;
+    struct buf b = {0};
+    usage(c, &u);
+    resp_full(&b, &c->head, rc, c->n_choices, &u);
+    if (b.failed) {
+        fail_memory(c);
+    } else {
+        count_finished(c);
+        mark_answered(c);
+        http_reply(c->r, 200, "application/json", b.data, b.len, NULL, 0);
+    }
+    buf_free(&b);
+}
+
+/* ---- streams ---- */
+
+static bool write_stream(struct call *c, const struct buf *b)
+{
+    if (!b->len)
+        return true;
+    static const struct http_hdr no_cache[] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+    if (!c->streaming) {
+        if (http_stream_begin(c->r, 200, "text/event-stream; charset=utf-8", no_cache, 2)) {
+            fail_memory(c);
+            return false;
+        }
+        c->streaming = true;
+    }
+    int rc = http_stream_write(c->r, b->data, b->len);
+    if (!rc)
+        return true;
+    mark_answered(c);
+    c->sv->metrics.finished_abort++;
+    call_cancel(c);
+    http_stream_abort(c->r);
+    return false;
+}
+
+/* One choice's news as a chunk. scratch holds the tables for the time of this call. */
+static int chunk(struct call *c, size_t i, struct arena *scratch, struct buf *b)
+{
+    struct choice *ch = &c->choice[i];
+    struct resp_choice rc = {.index = (unsigned)i};
+    struct resp_logprobs lp;
+    if (!ch->dirty || ch->sent_finish)
+        return 0;
+    if (!ch->n_out && !ch->finish) /* an echoed prompt waits for the first token */
+        return 0;
+    ch->dirty = false;
+    if (choice_take(ch, c->sv->tok, scratch, &rc, &lp))
+        return -ENOMEM;
+    if (c->kind == REQ_CHAT && !ch->begun)
+        resp_chunk_role(b, &c->head, (unsigned)i);
+    ch->begun = true;
+    if (!rc.n_text && !lp.n_tokens && !rc.finish)
+        return 0;
+    resp_chunk(b, &c->head, &rc);
+    for (size_t k = 0; k < lp.n_tokens; k++)
+        ch->chars += resp_chars(lp.tokens[k].token.bytes, lp.tokens[k].token.n_bytes);
+    choice_sent(ch, lp.n_tokens);
+    ch->sent_finish = rc.finish != NULL;
+    return 0;
+}
+
+static int stream_chunks(struct call *c, struct buf *b)
+{
+    struct arena *scratch = c->req->logprobs >= 0 ? arena_create(0) : NULL;
+    int rc = c->req->logprobs >= 0 && !scratch ? -ENOMEM : 0;
+    for (size_t i = 0; !rc && i < c->n_choices; i++)
+        rc = chunk(c, i, scratch, b);
+    arena_free(scratch);
+    return rc;
+}
+
+static void send_stream(struct call *c)
+{
+    struct buf b = {0};
+    bool over = all_finished(c);
+    int rc = stream_chunks(c, &b);
+    if (over && c->req->include_usage) {
+        struct resp_usage u;
+        usage(c, &u);
+        resp_chunk_usage(&b, &c->head, &u);
+    }
+    if (over)
+        resp_chunk_done(&b);
+    if (rc || b.failed) {
+        fail_memory(c);
+    } else if (write_stream(c, &b) && over) {
+        count_finished(c);
+        mark_answered(c);
+        http_stream_end(c->r);
+    }
+    buf_free(&b);
+}
+
+void call_send(struct call *c)
+{
+    if (!c->r || c->answered)
+        return;
+    if (c->req->stream)
+        send_stream(c);
+    else if (all_finished(c))
+        answer_whole(c);
+    if (c->answered)
+        call_cancel(c);
+}
+
+/* ---- what the engine says ---- */
+
+static void times(struct call *c, struct gen *g, const struct gen_event *ev)
+{
+    struct metrics *m = &c->sv->metrics;
+    uint64_t now = mono_ns();
+    if (ev->of_prompt)
+        return;
+    m->generation_tokens++;
+    if (!c->first_ns) {
+        c->first_ns = now;
+        histogram_add(&m->first_token, (double)(now - c->start_ns) * 1e-9);
+        histogram_add(&m->queue, (double)(atomic_load(&g->admitted_ns) - g->submitted_ns) * 1e-9);
+    } else {
+        histogram_add(&m->between_tokens, (double)(now - c->last_ns) * 1e-9);
+    }
+    c->last_ns = now;
+}
+
+static int take_event(struct call *c, struct gen *g, size_t first, const struct gen_event *ev, const int32_t *top_id,
+                      const float *top_logprob)
+{
+    const struct tok *t = c->sv->tok;
+    if (ev->of_prompt) {
+        int rc = 0;
+        for (size_t k = 0; !rc && k < c->req->n; k++)
+            rc = choice_token(&c->choice[first + k], t, ev, top_id, top_logprob);
+        return rc;
+    }
+    struct choice *ch = &c->choice[first + ev->choice];
+    if (ch->finish)
+        return 0;
+    times(c, g, ev);
+    int rc = choice_token(ch, t, ev, top_id, top_logprob);
+    if (ch->finish && !ev->finish)
+        atomic_store_explicit(&g->choice_stopped[ev->choice], true, memory_order_relaxed);
+    return rc;
+}
+
+static void drain(struct call *c, struct gen *g, size_t at)
+{
+    struct gen_event ev;
+    const int32_t *top_id;
+    const float *top_logprob;
+    bool full = gen_room(g) == 0;
+    int rc = 0;
+    while (gen_peek(g, &ev, &top_id, &top_logprob)) {
+        if (c->r && !c->answered && !rc)
+            rc = take_event(c, g, at * c->req->n, &ev, top_id, top_logprob);
+        gen_pop(g);
+    }
+    if (rc)
+        fail_memory(c);
+    if (full)
+        engine_kick(c->sv->en);
+}
+
+static void gen_over(struct call *c, struct gen *g, size_t at)
+{
+    struct server *sv = c->sv;
+    c->gen[at] = NULL;
+    c->n_with_engine--;
+    sv->n_gens--;
+    if (c->tenant < sv->n_tenant_gens)
+        sv->tenant_gens[c->tenant]--;
+    if (g->code && g->code != -ECANCELED)
+        call_fail(c, resp_status(g->code), &g->err, NULL);
+    for (size_t k = 0; !g->code && k < c->req->n; k++)
+        choice_end(&c->choice[at * c->req->n + k], "length");
+    gen_free(g);
+}
+
+void call_news(void *ctx, struct gen *g, bool done)
+{
+    (void)ctx;
+    struct call *c = g->user;
+    size_t at = g->index;
+    drain(c, g, at);
+    if (done)
+        gen_over(c, g, at);
+    call_send(c);
+    call_drop(c);
+}

@@ -1,0 +1,324 @@
+/* main.c - cpetd: options, listeners, signals, and the order of start and end.
+ *
+ * Start: options are read and checked, the listeners open (so that /health answers and /ready says 503), then the
+ * engine thread loads the model; when that is over the tasks are made and /ready says 200. End (SIGTERM, SIGINT): new
+ * requests get 503, those that run finish up to --drain-ms, then the listeners close, the engine stops, and the loop
+ * runs empty. A second signal cuts the waiting short. SIGHUP reads the keys again.
+ *
+ * Owns everything; the loop thread is the main thread. The only place in server/ that exits.
+ */
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <sodium.h>
+
+#include "server/load.h"
+#include "server/log.h"
+#include "server/server.h"
+
+#define DRAIN_LOOK_MS 10
+#define LAST_BYTES_MS 1000 /* for what is still queued to clients when the draining time is over */
+
+extern char **environ;
+
+struct cpetd {
+    struct options o;
+    struct loaded loaded;
+    struct server sv;
+    uv_loop_t loop;
+    uv_signal_t sig_term, sig_int, sig_hup;
+    uv_timer_t drain;
+    uint64_t drain_end_ns;
+    unsigned n_open; /* listeners that are closing */
+    bool ended_all, closing;
+    int status;
+};
+
+/* ---- end ---- */
+
+static void on_engine_gone(void *ctx)
+{
+    struct cpetd *c = ctx;
+    c->sv.en = NULL;
+}
+
+static void on_listener_gone(void *ctx)
+{
+    struct cpetd *c = ctx;
+    if (--c->n_open)
+        return;
+    c->sv.http = c->sv.admin = NULL;
+    if (c->sv.en)
+        engine_stop(c->sv.en, on_engine_gone, c);
+}
+
+/* Closes everything; the loop then runs empty. */
+static void shut(struct cpetd *c)
+{
+    if (c->closing)
+        return;
+    c->closing = true;
+    uv_close((uv_handle_t *)&c->sig_term, NULL);
+    uv_close((uv_handle_t *)&c->sig_int, NULL);
+    uv_close((uv_handle_t *)&c->sig_hup, NULL);
+    uv_close((uv_handle_t *)&c->drain, NULL);
+    c->n_open = 1 + (c->sv.http != NULL) + (c->sv.admin != NULL);
+    if (c->sv.http)
+        http_close(c->sv.http, on_listener_gone, c);
+    if (c->sv.admin)
+        http_close(c->sv.admin, on_listener_gone, c);
+    on_listener_gone(c);
+}
+
+static void on_drain_look(uv_timer_t *t)
+{
+    struct cpetd *c = t->data;
+    uint64_t now = mono_ns();
+    unsigned left = http_requests(c->sv.http);
+    if (!left || now >= c->drain_end_ns + (uint64_t)LAST_BYTES_MS * 1000000u) {
+        shut(c);
+    } else if (now >= c->drain_end_ns && !c->ended_all) {
+        c->ended_all = true;
+        call_end_all(&c->sv);
+    }
+}
+
+static void on_stop_signal(uv_signal_t *s, int signum)
+{
+    struct cpetd *c = s->data;
+    uint64_t now = mono_ns();
+    if (c->sv.state == SERVER_DRAINING) {
+        c->drain_end_ns = now;
+        return;
+    }
+    log_line("info", "%s: draining (%u requests)", signum == SIGTERM ? "SIGTERM" : "SIGINT", c->sv.n_active);
+    c->sv.state = SERVER_DRAINING;
+    c->drain_end_ns = now + (uint64_t)c->o.drain_ms * 1000000u;
+    uv_timer_start(&c->drain, on_drain_look, 0, DRAIN_LOOK_MS);
+}
+
+static void on_hup(uv_signal_t *s, int signum)
+{
+    struct cpetd *c = s->data;
+    struct err e;
+    (void)signum;
+    if (!c->o.api_keys)
+        return;
+    if (keys_load(c->sv.keys, c->o.api_keys, &e))
+        log_line("error", "the API keys were not reloaded, the old ones stay: %s", e.msg);
+    else
+        log_line("info", "the API keys were reloaded");
+}
+
+/* ---- start ---- */
+
+static void fingerprint(const struct model *m, const struct model_info *mi, char out[32])
+{
+    static const struct hash none;
+    const struct hash *h = &model_pet_target(m)->lineage.weights;
+    char hex[HASH_HEX];
+    if (hash_equal(h, &none))
+        return;
+    hash_hex(h, hex);
+    snprintf(out, 32, "fp_%.12s%s%.6s", hex, mi->recovery[0] ? "-" : "", mi->recovery);
+}
+
+static int make_tasks(struct cpetd *c, struct err *e)
+{
+    struct server *sv = &c->sv;
+    struct task_spec base = {.id = sv->name, .tenant = TASK_EVERYBODY, .backbone = true};
+    int rc = tasks_put(sv->tasks, &base, false, e);
+    for (size_t i = 0; !rc && i < c->o.n_pets; i++) {
+        float one = 1;
+        struct task_spec s = {.id = c->o.pet_task[i],
+                              .tenant = TASK_EVERYBODY,
+                              .module = &c->loaded.module[i],
+                              .weight = &one,
+                              .n_modules = 1};
+        rc = tasks_put(sv->tasks, &s, false, e);
+    }
+    return rc;
+}
+
+static void on_loaded(void *ctx, int rc, const struct err *why)
+{
+    struct cpetd *c = ctx;
+    struct server *sv = &c->sv;
+    struct err e = *why;
+    if (!rc) {
+        struct model *m = engine_model(sv->en);
+        sv->mi = model_info(m);
+        sv->dev = c->loaded.dev;
+        sv->tok = c->loaded.tok;
+        sv->tmpl = c->loaded.tmpl;
+        sv->eos = tok_eos_ids(sv->tok, &sv->n_eos);
+        fingerprint(m, sv->mi, sv->fingerprint);
+        rc = make_tasks(c, &e);
+    }
+    if (rc) {
+        log_line("error", "%s", e.msg);
+        c->status = e.param[0] ? EXIT_CONFIG : EXIT_FAILURE;
+        shut(c);
+        return;
+    }
+    if (c->loaded.tmpl_problem[0])
+        log_line("warning", "the chat template cannot be used: %s", c->loaded.tmpl_problem);
+    if (sv->state == SERVER_LOADING)
+        sv->state = SERVER_READY;
+    fprintf(stderr, "cpetd: ready\n");
+}
+
+static int start_listening(struct cpetd *c, struct err *e)
+{
+    struct server *sv = &c->sv;
+    struct http_opts ho = {.addr = c->o.listen};
+    int rc = http_listen(&c->loop, &ho, api_handler(sv), &sv->http, e);
+    if (rc)
+        return err_prefix(e, rc, "--listen %s", c->o.listen);
+    fprintf(stderr, "cpetd: listening on %s\n", http_address(sv->http));
+    if (!c->o.admin_listen)
+        return 0;
+    ho = (struct http_opts){.addr = c->o.admin_listen, .max_body = (size_t)64 << 20};
+    rc = http_listen(&c->loop, &ho, api_admin_handler(sv), &sv->admin, e);
+    if (rc)
+        return err_prefix(e, rc, "--admin-listen %s", c->o.admin_listen);
+    fprintf(stderr, "cpetd: admin listening on %s\n", http_address(sv->admin));
+    return 0;
+}
+
+static int start_engine(struct cpetd *c, struct err *e)
+{
+    struct engine_opts eo = {.prefill_chunk = c->o.prefill_chunk,
+                             .inject_delay_ms = c->o.inject_delay_ms,
+                             .trace_path = c->o.trace_steps,
+                             .load = load_all,
+                             .load_ctx = &c->loaded,
+                             .loaded = on_loaded,
+                             .news = call_news,
+                             .ctx = c};
+    return engine_start(&c->loop, &eo, &c->sv.en, e);
+}
+
+static void watch_signal(struct cpetd *c, uv_signal_t *s, uv_signal_cb cb, int signum)
+{
+    uv_signal_init(&c->loop, s);
+    s->data = c;
+    uv_signal_start(s, cb, signum);
+    uv_unref((uv_handle_t *)s);
+}
+
+static char *backbone_name(const struct options *o)
+{
+    if (o->name)
+        return strdup(o->name);
+    char *full = realpath(o->model, NULL), *name = full ? strdup(basename(full)) : NULL;
+    free(full);
+    return name;
+}
+
+/* Keys and names: what --check-config looks at beyond options_check. */
+static int prepare(struct cpetd *c, struct err *e)
+{
+    struct server *sv = &c->sv;
+    int rc = options_check(&c->o, e);
+    if (rc)
+        return rc;
+    sv->o = &c->o;
+    sv->loop = &c->loop;
+    sv->started = (int64_t)time(NULL);
+    sv->keys = keys_create();
+    sv->tasks = tasks_create();
+    sv->name = backbone_name(&c->o);
+    if (!sv->keys || !sv->tasks || !sv->name)
+        return err_set(e, -ENOMEM, "out of memory");
+    if (c->o.api_keys)
+        rc = keys_load(sv->keys, c->o.api_keys, e);
+    if (!rc && c->o.admin_key) {
+        rc = keys_admin_load(c->o.admin_key, &sv->admin_key, e);
+        sv->has_admin_key = !rc;
+    }
+    for (size_t i = 0; !rc && i < c->o.n_pets; i++)
+        if (!strcmp(c->o.pet_task[i], sv->name))
+            rc = err_param(e, -EEXIST, "pet", "--pet: \"%s\" is the backbone's name", sv->name);
+    return rc;
+}
+
+static int serve(struct cpetd *c)
+{
+    struct err e;
+    uv_loop_init(&c->loop);
+    uv_timer_init(&c->loop, &c->drain);
+    c->drain.data = c;
+    watch_signal(c, &c->sig_term, on_stop_signal, SIGTERM);
+    watch_signal(c, &c->sig_int, on_stop_signal, SIGINT);
+    watch_signal(c, &c->sig_hup, on_hup, SIGHUP);
+    int rc = start_listening(c, &e);
+    if (!rc)
+        rc = start_engine(c, &e);
+    if (rc) {
+        log_line("error", "%s", e.msg);
+        c->status = rc == -EINVAL ? EXIT_CONFIG : EXIT_FAILURE;
+        shut(c);
+    }
+    uv_run(&c->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&c->loop);
+    return c->status;
+}
+
+static void cleanup(struct cpetd *c)
+{
+    tasks_free(c->sv.tasks);
+    keys_free(c->sv.keys);
+    free(c->sv.name);
+    free(c->sv.tenant_gens);
+    loaded_free(&c->loaded);
+    options_free(&c->o);
+}
+
+static int run(struct cpetd *c)
+{
+    struct err e = {0};
+    int rc = prepare(c, &e);
+    if (rc) {
+        log_line("error", "%s", e.msg);
+        return EXIT_CONFIG;
+    }
+    if (c->o.check_config) {
+        printf("cpetd: the configuration is fine\n");
+        return 0;
+    }
+    return serve(c);
+}
+
+int main(int argc, char **argv)
+{
+    static struct cpetd c;
+    enum options_what what;
+    struct err e = {0};
+    int status = EXIT_USAGE;
+    signal(SIGPIPE, SIG_IGN);
+    if (sodium_init() < 0)
+        return EXIT_FAILURE;
+    if (options_read(argc, argv, environ, &c.o, &what, &status, &e)) {
+        fprintf(stderr, "cpetd: %s\n%s", e.msg, status == EXIT_USAGE ? "cpetd --help lists the options\n" : "");
+        options_free(&c.o);
+        return status;
+    }
+    if (what == OPTIONS_HELP) {
+        fputs(options_help(), stdout);
+        return 0;
+    }
+    if (what == OPTIONS_VERSION) {
+        printf("cpetd %s\n", CPET_VERSION);
+        return 0;
+    }
+    log_as_json(c.o.log_format == OPTIONS_LOG_JSON);
+    c.loaded.o = &c.o;
+    status = run(&c);
+    cleanup(&c);
+    return status;
+}

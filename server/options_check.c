@@ -1,0 +1,118 @@
+/* options_check.c - what can be said about the options without loading anything.
+ *
+ * Runs in main, also for --check-config. Looks at files (there, a directory, who may read them), addresses and the
+ * device; opens nothing for good.
+ */
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "server/options.h"
+
+bool options_is_loopback(const char *addr)
+{
+    char host[64];
+    const char *colon = strrchr(addr, ':');
+    if (!colon)
+        return false;
+    const char *from = addr[0] == '[' ? addr + 1 : addr;
+    size_t n = (size_t)(colon - from) - (addr[0] == '[' && colon[-1] == ']');
+    if (n >= sizeof host)
+        return false;
+    memcpy(host, from, n);
+    host[n] = 0;
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (!strcmp(host, "localhost"))
+        return true;
+    if (inet_pton(AF_INET, host, &v4) == 1)
+        return (ntohl(v4.s_addr) >> 24) == 127;
+    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
+static int need(const char *option, const char *path, bool directory, struct err *e)
+{
+    struct stat st;
+    if (!path)
+        return 0;
+    if (stat(path, &st))
+        return err_param(e, -EINVAL, option, "--%s: %s: %s", option, path, strerror(errno));
+    if (directory && !S_ISDIR(st.st_mode))
+        return err_param(e, -EINVAL, option, "--%s: %s is not a directory", option, path);
+    return 0;
+}
+
+static int check_device(const char *device, struct err *e)
+{
+    if (!strcmp(device, "cpu") || !strcmp(device, "auto"))
+        return 0;
+    if (!strncmp(device, "cuda:", 5))
+        return err_param(e, -EINVAL, "device", "--device %s: this build computes on the processor only; it has no CUDA",
+                         device);
+    return err_param(e, -EINVAL, "device", "--device %s: is none of cpu, cuda:N, auto", device);
+}
+
+static int check_addresses(const struct options *o, struct err *e)
+{
+    if (!o->api_keys && !options_is_loopback(o->listen))
+        return err_param(e, -EINVAL, "listen",
+                         "--listen %s is not a loopback address, and without --api-keys only those are served",
+                         o->listen);
+    const char *a = o->admin_listen;
+    if (a && strncmp(a, "unix:", 5) && !o->admin_key && !options_is_loopback(a))
+        return err_param(e, -EINVAL, "admin-listen",
+                         "--admin-listen %s is not a loopback address, and without --admin-key only those are served",
+                         a);
+    return 0;
+}
+
+static int check_admin_key(const char *path, struct err *e)
+{
+    struct stat st;
+    if (!path)
+        return 0;
+    if (stat(path, &st))
+        return err_param(e, -EINVAL, "admin-key", "--admin-key: %s: %s", path, strerror(errno));
+    if (st.st_mode & 077)
+        return err_param(e, -EINVAL, "admin-key", "--admin-key: %s may be read by others (mode %04o); make it 0600",
+                         path, (unsigned)(st.st_mode & 07777));
+    return 0;
+}
+
+static int check_pets(const struct options *o, struct err *e)
+{
+    for (size_t i = 0; i < o->n_pets; i++) {
+        int rc = need("pet", o->pet_path[i], false, e);
+        if (rc)
+            return rc;
+        for (size_t j = 0; j < i; j++)
+            if (!strcmp(o->pet_task[i], o->pet_task[j]))
+                return err_param(e, -EINVAL, "pet", "--pet: the task \"%s\" is there twice", o->pet_task[i]);
+        if (o->name && !strcmp(o->pet_task[i], o->name))
+            return err_param(e, -EINVAL, "pet", "--pet: \"%s\" is the backbone's name", o->name);
+    }
+    return 0;
+}
+
+int options_check(const struct options *o, struct err *e)
+{
+    static const char *const levels[] = {"scalar", "avx2", "vnni", "amx"};
+    int rc = need("model", o->model, true, e);
+    rc = rc ? rc : need("recovery", o->recovery, false, e);
+    rc = rc ? rc : need("api-keys", o->api_keys, false, e);
+    rc = rc ? rc : check_admin_key(o->admin_key, e);
+    rc = rc ? rc : check_device(o->device, e);
+    rc = rc ? rc : check_addresses(o, e);
+    rc = rc ? rc : check_pets(o, e);
+    for (size_t i = 0; !rc && i < o->n_module_roots; i++)
+        rc = need("module-root", o->module_root[i], true, e);
+    if (rc || !o->cpu_level || !*o->cpu_level)
+        return rc;
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
+        if (!strcmp(o->cpu_level, levels[i]))
+            return 0;
+    return err_param(e, -EINVAL, "cpu-level", "CPETD_CPU_LEVEL: \"%s\" is none of scalar, avx2, vnni, amx",
+                     o->cpu_level);
+}

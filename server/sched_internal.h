@@ -1,0 +1,65 @@
+/* sched_internal.h - what scheduler.c (queues, admission, ending) and sched_batch.c (one batch) share. */
+#ifndef CPET_SERVER_SCHED_INTERNAL_H
+#define CPET_SERVER_SCHED_INTERNAL_H
+
+#include "server/scheduler.h"
+
+struct gen_list {
+    struct gen *first, *last;
+};
+
+struct sched_tenant {
+    uint64_t served; /* prompt tokens admitted and tokens decoded */
+    uint64_t read;   /* prompt rows computed */
+    struct gen_list waiting, reading;
+    struct gen_run *decode_first, *decode_last;
+    uint32_t n_live, n_reading, n_decoding;
+    bool blocked; /* its first does not fit, in this round */
+};
+
+/* One span of the batch being made. */
+struct sched_part {
+    struct gen *g;
+    struct gen_run *run; /* NULL: a chunk of the prompt */
+    uint32_t logit0;     /* its first logit row */
+};
+
+struct sched {
+    struct model *m;
+    const struct model_info *mi;
+    struct sched_opts o;
+    struct sched_tenant *tenant;
+    uint32_t n_tenants;
+    struct gen *live_first;
+    uint32_t n_live, n_waiting;
+    uint32_t open_seqs, promised_seqs, promised_pages;
+
+    struct sched_part *part; /* [max_seqs] */
+    struct model_span *span; /* [max_seqs] */
+    uint32_t n_parts, n_rows, n_logits, decode_rows;
+    struct kern_sample *sample;   /* [max_logits] */
+    struct kern_sampled *sampled; /* [max_logits] */
+    uint64_t *task;               /* [max_seqs] */
+};
+
+void sched_list_push(struct gen_list *l, struct gen *g);
+void sched_list_remove(struct gen_list *l, struct gen *g);
+void sched_decode_push(struct sched_tenant *t, struct gen_run *r);
+void sched_decode_remove(struct sched_tenant *t, struct gen_run *r);
+
+/* Ends g now: closes its sequences, gives back what it was promised, publishes it as done. */
+void sched_end(struct sched *s, struct gen *g, int code, const char *why);
+/* Ends one run; ends g with the last one. True when g is gone. */
+bool sched_end_run(struct sched *s, struct gen_run *r);
+/* The prompt is read as far as all choices share it: forks and lists the runs for decoding. */
+void sched_prompt_read(struct sched *s, struct gen *g);
+
+/* sched_batch.c */
+void sched_plan(struct sched *s);
+int sched_run_batch(struct sched *s, struct err *e);
+/* The event of the prompt's first token, which nothing precedes. */
+void sched_score_first(struct gen *g);
+void sched_apply(struct sched *s, struct sched_report *r);
+void sched_drop_batch(struct sched *s, const struct err *e);
+
+#endif

@@ -1,0 +1,404 @@
+/* scheduler.c - queues, admission and ending.
+ *
+ * Engine thread only. Memory: a table of tenants that grows with their numbers, and the arrays of one batch, made
+ * once. Generations belong to the loop; between sched_submit and publish(done) the scheduler holds them in exactly one
+ * of its tenant's lists (waiting, reading) or by their listed runs, and in the list of all.
+ *
+ * What always holds: kv_pages_free >= promised_pages and open_seqs + promised_seqs <= max_seqs. A generation with
+ * several choices opens one sequence at admission; the pages and sequences that its forks will take are promised, so
+ * that no later admission can take them.
+ *
+ * Fairness: `served` counts what a tenant was given; the least goes first. A tenant that comes back after a pause
+ * starts from the least of those active, so that idling earns no credit.
+ */
+#include "server/scheduler.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/sched_internal.h"
+
+#define DEFAULT_CHUNK 128u
+
+int sched_create(struct model *m, const struct sched_opts *o, struct sched **out, struct err *e)
+{
+    const struct model_info *mi = model_info(m);
+    struct sched *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(e, -ENOMEM, "no memory for the scheduler");
+    s->m = m;
+    s->mi = mi;
+    s->o = *o;
+    if (!s->o.prefill_chunk)
+        s->o.prefill_chunk = DEFAULT_CHUNK;
+    s->part = calloc(mi->max_seqs, sizeof *s->part);
+    s->span = calloc(mi->max_seqs, sizeof *s->span);
+    s->task = calloc(mi->max_seqs, sizeof *s->task);
+    s->sample = calloc(mi->max_logits, sizeof *s->sample);
+    s->sampled = calloc(mi->max_logits, sizeof *s->sampled);
+    if (!s->part || !s->span || !s->task || !s->sample || !s->sampled) {
+        sched_free(s);
+        return err_set(e, -ENOMEM, "no memory for the scheduler");
+    }
+    *out = s;
+    return 0;
+}
+
+void sched_free(struct sched *s)
+{
+    if (!s)
+        return;
+    free(s->tenant);
+    free(s->part);
+    free(s->span);
+    free(s->task);
+    free(s->sample);
+    free(s->sampled);
+    free(s);
+}
+
+uint32_t sched_live(const struct sched *s)
+{
+    return s->n_live;
+}
+
+int sched_fits(const struct model_info *mi, const struct gen_spec *g, struct err *e)
+{
+    if (g->n_prompt > mi->max_context)
+        return err_param(e, -EINVAL, "prompt", "the prompt has %u tokens, the context holds %u", g->n_prompt,
+                         mi->max_context);
+    if ((uint64_t)g->n_prompt + g->max_tokens > mi->max_context)
+        return err_param(e, -EINVAL, "max_tokens",
+                         "the prompt has %u tokens and max_tokens is %u, the context holds %u", g->n_prompt,
+                         g->max_tokens, mi->max_context);
+    if (g->n_choices > mi->max_seqs)
+        return err_param(e, -EINVAL, "n", "n is %u, the server runs at most %u sequences", g->n_choices, mi->max_seqs);
+    if (gen_pages(g) > mi->n_pages)
+        return err_param(e, -EINVAL, g->n_choices > 1 ? "n" : "max_tokens",
+                         "the request needs keys and values of %llu pages, the server has %u in all",
+                         (unsigned long long)gen_pages(g), mi->n_pages);
+    for (uint32_t i = 0; i < g->n_prompt; i++)
+        if (g->prompt[i] < 0 || (uint32_t)g->prompt[i] >= mi->vocab)
+            return err_param(e, -EINVAL, "prompt", "token id %d at place %u is outside the vocabulary (%u)",
+                             (int)g->prompt[i], i, mi->vocab);
+    return 0;
+}
+
+/* ---- lists ---- */
+
+void sched_list_push(struct gen_list *l, struct gen *g)
+{
+    g->next = NULL;
+    g->prev = l->last;
+    *(l->last ? &l->last->next : &l->first) = g;
+    l->last = g;
+}
+
+void sched_list_remove(struct gen_list *l, struct gen *g)
+{
+    *(g->prev ? &g->prev->next : &l->first) = g->next;
+    *(g->next ? &g->next->prev : &l->last) = g->prev;
+    g->next = g->prev = NULL;
+}
+
+void sched_decode_push(struct sched_tenant *t, struct gen_run *r)
+{
+    r->next = NULL;
+    r->prev = t->decode_last;
+    *(t->decode_last ? &t->decode_last->next : &t->decode_first) = r;
+    t->decode_last = r;
+    t->n_decoding++;
+    r->listed = true;
+}
+
+void sched_decode_remove(struct sched_tenant *t, struct gen_run *r)
+{
+    *(r->prev ? &r->prev->next : &t->decode_first) = r->next;
+    *(r->next ? &r->next->prev : &t->decode_last) = r->prev;
+    r->next = r->prev = NULL;
+    t->n_decoding--;
+    r->listed = false;
+}
+
+/* ---- in ---- */
+
+static int know_tenant(struct sched *s, uint32_t id)
+{
+    if (id < s->n_tenants)
+        return 0;
+    struct sched_tenant *t = realloc(s->tenant, ((size_t)id + 1) * sizeof *t);
+    if (!t)
+        return -ENOMEM;
+    memset(t + s->n_tenants, 0, (id + 1 - s->n_tenants) * sizeof *t);
+    s->tenant = t;
+    s->n_tenants = id + 1;
+    return 0;
+}
+
+/* A tenant that was idle starts where the least served of the active ones stands. */
+static void catch_up(struct sched *s, struct sched_tenant *t)
+{
+    uint64_t served = UINT64_MAX, read = UINT64_MAX;
+    for (uint32_t i = 0; i < s->n_tenants; i++) {
+        const struct sched_tenant *o = &s->tenant[i];
+        if (!o->n_live)
+            continue;
+        served = o->served < served ? o->served : served;
+        read = o->read < read ? o->read : read;
+    }
+    if (served != UINT64_MAX && t->served < served)
+        t->served = served;
+    if (read != UINT64_MAX && t->read < read)
+        t->read = read;
+}
+
+int sched_submit(struct sched *s, struct gen *g)
+{
+    if (know_tenant(s, g->spec.tenant))
+        return -ENOMEM;
+    struct sched_tenant *t = &s->tenant[g->spec.tenant];
+    if (!t->n_live)
+        catch_up(s, t);
+    t->n_live++;
+    sched_list_push(&t->waiting, g);
+    g->live_prev = NULL;
+    g->live_next = s->live_first;
+    if (s->live_first)
+        s->live_first->live_prev = g;
+    s->live_first = g;
+    s->n_live++;
+    s->n_waiting++;
+    return 0;
+}
+
+/* ---- out ---- */
+
+static void forget(struct sched *s, struct gen *g)
+{
+    *(g->live_prev ? &g->live_prev->live_next : &s->live_first) = g->live_next;
+    if (g->live_next)
+        g->live_next->live_prev = g->live_prev;
+    s->n_live--;
+    s->tenant[g->spec.tenant].n_live--;
+}
+
+static void close_run(struct sched *s, struct gen_run *r)
+{
+    if (r->listed)
+        sched_decode_remove(&s->tenant[r->g->spec.tenant], r);
+    if (r->seq != MODEL_NO_SEQ) {
+        seq_close(s->m, r->seq);
+        s->open_seqs--;
+    }
+    r->seq = MODEL_NO_SEQ;
+    r->done = true;
+}
+
+static void give_back_promise(struct sched *s, struct gen *g)
+{
+    s->promised_pages -= g->promised_pages;
+    s->promised_seqs -= g->promised_seqs;
+    g->promised_pages = g->promised_seqs = 0;
+}
+
+void sched_end(struct sched *s, struct gen *g, int code, const char *why)
+{
+    struct sched_tenant *t = &s->tenant[g->spec.tenant];
+    int state = atomic_load(&g->state);
+    if (state == GEN_QUEUED) {
+        sched_list_remove(&t->waiting, g);
+        s->n_waiting--;
+    } else if (g->reading) {
+        sched_list_remove(&t->reading, g);
+        g->reading = false;
+        t->n_reading--;
+    }
+    for (uint32_t i = 0; i < g->spec.n_choices; i++)
+        close_run(s, &g->run[i]);
+    give_back_promise(s, g);
+    g->code = code;
+    if (code)
+        err_set(&g->err, code, "%s", why);
+    forget(s, g);
+    atomic_store(&g->state, GEN_DONE);
+    s->o.publish(s->o.ctx, g, true);
+}
+
+bool sched_end_run(struct sched *s, struct gen_run *r)
+{
+    struct gen *g = r->g;
+    close_run(s, r);
+    if (--g->n_running)
+        return false;
+    sched_end(s, g, 0, NULL);
+    return true;
+}
+
+void sched_end_all(struct sched *s, int code, const char *why)
+{
+    while (s->live_first)
+        sched_end(s, s->live_first, code, why);
+}
+
+static void end_cancelled_and_late(struct sched *s, uint64_t now_ns)
+{
+    for (struct gen *g = s->live_first, *next; g; g = next) {
+        next = g->live_next;
+        if (atomic_load_explicit(&g->cancelled, memory_order_relaxed))
+            sched_end(s, g, -ECANCELED, "cancelled");
+        else if (g->failed)
+            sched_end(s, g, g->failed, "the server is out of memory");
+        else if (g->spec.deadline_ns && now_ns >= g->spec.deadline_ns)
+            sched_end(s, g, -ETIMEDOUT, "the request took longer than the server's limit");
+    }
+}
+
+/* Runs whose text met a stop string need no more tokens. */
+static void end_stopped(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_tenants; i++)
+        for (struct gen_run *r = s->tenant[i].decode_first, *next; r; r = next) {
+            next = r->next;
+            if (atomic_load_explicit(&r->g->choice_stopped[r->choice], memory_order_relaxed))
+                sched_end_run(s, r);
+        }
+}
+
+/* ---- admission ---- */
+
+static bool fits_now(const struct sched *s, const struct gen *g)
+{
+    uint64_t pages = gen_pages(&g->spec) + s->promised_pages;
+    uint64_t seqs = (uint64_t)s->open_seqs + s->promised_seqs + g->spec.n_choices;
+    return pages <= kv_pages_free(s->m) && seqs <= s->mi->max_seqs;
+}
+
+/* Opens the first sequence with pages for all it may grow to, and promises the rest. */
+static int take_pages(struct sched *s, struct gen *g)
+{
+    uint32_t total = gen_total_tokens(&g->spec);
+    uint32_t before = kv_pages_free(s->m);
+    int rc = seq_open(s->m, &g->run[0].seq);
+    if (rc)
+        return rc;
+    rc = seq_reserve(s->m, g->run[0].seq, total);
+    if (rc) {
+        seq_close(s->m, g->run[0].seq);
+        g->run[0].seq = MODEL_NO_SEQ;
+        return rc;
+    }
+    s->open_seqs++;
+    uint64_t all = gen_pages(&g->spec), taken = before - kv_pages_free(s->m);
+    g->promised_pages = all > taken ? (uint32_t)(all - taken) : 0;
+    g->promised_seqs = g->spec.n_choices - 1;
+    s->promised_pages += g->promised_pages;
+    s->promised_seqs += g->promised_seqs;
+    return 0;
+}
+
+static void admit(struct sched *s, struct gen *g, uint64_t now_ns)
+{
+    struct sched_tenant *t = &s->tenant[g->spec.tenant];
+    int rc = take_pages(s, g);
+    if (rc) {
+        sched_end(s, g, rc, "the server ran out of room for the request");
+        return;
+    }
+    sched_list_remove(&t->waiting, g);
+    s->n_waiting--;
+    atomic_store(&g->state, GEN_RUNNING);
+    atomic_store(&g->admitted_ns, now_ns);
+    g->n_running = g->spec.n_choices;
+    t->served += g->spec.n_prompt;
+    g->prefill_end = g->spec.n_prompt - (g->spec.n_choices > 1 || !g->spec.max_tokens);
+    sched_list_push(&t->reading, g);
+    g->reading = true;
+    t->n_reading++;
+    if (g->prefill_end)
+        return;
+    if (g->spec.score_prompt) /* a prompt of one token, which has no score */
+        sched_score_first(g);
+    sched_prompt_read(s, g);
+}
+
+/* The tenant served least among those whose first waiting one has not been found too large in this round. */
+static struct sched_tenant *next_to_admit(struct sched *s)
+{
+    struct sched_tenant *best = NULL;
+    for (uint32_t i = 0; i < s->n_tenants; i++) {
+        struct sched_tenant *t = &s->tenant[i];
+        if (t->waiting.first && !t->blocked && (!best || t->served < best->served))
+            best = t;
+    }
+    return best;
+}
+
+static void admit_all(struct sched *s, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < s->n_tenants; i++)
+        s->tenant[i].blocked = false;
+    bool any_blocked = false;
+    for (struct sched_tenant *t; s->n_waiting && (t = next_to_admit(s));) {
+        struct gen *g = t->waiting.first;
+        if (fits_now(s, g)) {
+            admit(s, g, now_ns);
+            for (uint32_t i = 0; any_blocked && i < s->n_tenants; i++)
+                if (s->tenant[i].blocked && s->tenant[i].waiting.first)
+                    s->tenant[i].waiting.first->passed++;
+            continue;
+        }
+        if (g->passed >= SCHED_MAX_PASS)
+            return;
+        t->blocked = any_blocked = true;
+    }
+}
+
+void sched_prompt_read(struct sched *s, struct gen *g)
+{
+    struct sched_tenant *t = &s->tenant[g->spec.tenant];
+    if (g->reading) {
+        sched_list_remove(&t->reading, g);
+        g->reading = false;
+        t->n_reading--;
+    }
+    if (!g->spec.max_tokens) {
+        sched_end(s, g, 0, NULL);
+        return;
+    }
+    give_back_promise(s, g);
+    for (uint32_t i = 1; i < g->spec.n_choices; i++) {
+        int rc = seq_fork(s->m, g->run[0].seq, gen_total_tokens(&g->spec), &g->run[i].seq);
+        if (rc) {
+            g->run[i].seq = MODEL_NO_SEQ;
+            sched_end(s, g, rc, "the server ran out of room for the request");
+            return;
+        }
+        s->open_seqs++;
+    }
+    for (uint32_t i = 0; i < g->spec.n_choices; i++) {
+        if (g->prefill_end < g->spec.n_prompt)
+            g->run[i].feed = g->spec.prompt[g->spec.n_prompt - 1];
+        if (!g->run[i].done)
+            sched_decode_push(t, &g->run[i]);
+    }
+}
+
+bool sched_step(struct sched *s, uint64_t now_ns, struct sched_report *r)
+{
+    memset(r, 0, sizeof *r);
+    end_cancelled_and_late(s, now_ns);
+    end_stopped(s);
+    admit_all(s, now_ns);
+    sched_plan(s);
+    if (s->n_parts) {
+        struct err e;
+        r->failed = sched_run_batch(s, &e) != 0;
+        if (r->failed)
+            sched_drop_batch(s, &e);
+        else
+            sched_apply(s, r);
+    }
+    r->waiting = s->n_waiting;
+    r->running = s->n_live - s->n_waiting;
+    return r->rows > 0;
+}

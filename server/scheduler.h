@@ -1,0 +1,54 @@
+/* scheduler.h - what runs in the next step. Belongs to the engine thread (the tests drive it alone).
+ *
+ * Each step it ends what was cancelled or is late, admits from the queues, and makes one batch: a row for every
+ * sequence that decodes and, beside them, chunks of prompts under a budget of rows. Admission takes the whole need of
+ * keys and values (prompt and max_tokens, of all choices) at once, so that nothing admitted can fail for want of pages.
+ * Between tenants the one served least goes first, within a tenant the one that came first; a request that does not
+ * fit lets at most SCHED_MAX_PASS later ones of other tenants by, then everybody waits for it.
+ */
+#ifndef CPET_SERVER_SCHEDULER_H
+#define CPET_SERVER_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "model/model.h"
+#include "server/gen.h"
+
+#define SCHED_MAX_PASS 32
+
+struct sched;
+
+struct sched_opts {
+    uint32_t prefill_chunk; /* most prompt rows a step while others decode; 0: 128 */
+    bool count_tasks;       /* fill sched_report.tasks */
+    /* Called during sched_step: g has new events or (done) is over; after done the scheduler has forgotten it. */
+    void (*publish)(void *ctx, struct gen *g, bool done);
+    void *ctx;
+};
+
+struct sched_report {
+    uint32_t rows, decode_rows, prefill_rows; /* of the last step */
+    uint32_t slots, tasks;
+    uint32_t waiting, running; /* generations, after the step */
+    uint32_t sampled;          /* tokens sampled */
+    uint32_t failed;           /* 1: model_step failed, and whoever had a part in it was ended */
+};
+
+int sched_create(struct model *m, const struct sched_opts *o, struct sched **out, struct err *e);
+void sched_free(struct sched *s); /* takes NULL; ends nothing: the queues should be empty */
+
+/* Whether such a generation could ever run on this model. -EINVAL with param: prompt, max_tokens or n. Any thread. */
+int sched_fits(const struct model_info *mi, const struct gen_spec *g, struct err *e);
+
+/* Takes g into its tenant's queue. -ENOMEM: it was not taken. */
+int sched_submit(struct sched *s, struct gen *g);
+
+/* One round, with one model_step when there is something to compute. True when rows were computed. */
+bool sched_step(struct sched *s, uint64_t now_ns, struct sched_report *r);
+
+uint32_t sched_live(const struct sched *s);                     /* generations that are not done */
+void sched_end_all(struct sched *s, int code, const char *why); /* ends every one of them */
+
+#endif
