@@ -99,6 +99,8 @@ int tok_added_index(struct tok *t, struct err *e)
             rc = tok_normalize(t, &re, bufs, s, n, &s, &n, e);
         if (!rc && tok_str_set(&a->match, s, n))
             rc = err_set(e, -ENOMEM, "out of memory");
+        if (!rc && (n != a->text.n || memcmp(s, a->text.data, n)))
+            t->flags[a->id] |= TOK_F_SHOWN;
     }
     buf_free(&bufs[0]);
     buf_free(&bufs[1]);
@@ -106,6 +108,16 @@ int tok_added_index(struct tok *t, struct err *e)
     if (!rc)
         rc = matcher_build(t, &t->raw, false, e);
     return rc ? rc : matcher_build(t, &t->normalized, true, e);
+}
+
+const char *tok_added_shown(const struct tok *t, int32_t id, size_t *n)
+{
+    for (size_t i = 0; i < t->n_added && (t->flags[id] & TOK_F_SHOWN); i++)
+        if (t->added[i].id == id) {
+            *n = t->added[i].match.n;
+            return t->added[i].match.data;
+        }
+    return tok_text(t, id, n);
 }
 
 void tok_added_free(struct tok *t)

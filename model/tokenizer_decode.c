@@ -234,7 +234,7 @@ static int decode_list(const struct tok *t, const int32_t *ids, size_t n, bool s
         if (!known(t, ids[i], skip_special))
             continue;
         size_t len;
-        const char *s = tok_text(t, ids[i], &len);
+        const char *s = tok_added_shown(t, ids[i], &len);
         if (!t->has_decoder && l.n)
             buf_append(&l.text, " ", 1);
         buf_append(&l.text, s, len);
@@ -310,7 +310,7 @@ int tok_pieces_build(struct tok *t, struct err *e)
         return err_set(e, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < t->n_ids && !rc; i++) {
         size_t n;
-        const char *s = tok_text(t, (int32_t)i, &n);
+        const char *s = tok_added_shown(t, (int32_t)i, &n);
         t->piece_at[i] = (uint32_t)out.len;
         rc = piece_build(t, s, n, &re, tmp, &out, e);
     }

@@ -13,6 +13,7 @@
 #define TOK_F_MODEL 1   /* the id is in the model's vocabulary */
 #define TOK_F_ADDED 2   /* ... is an added token's */
 #define TOK_F_SPECIAL 4 /* ... one that is marked special */
+#define TOK_F_SHOWN 8   /* ... one whose normalized form differs: it decodes to that */
 
 /* Bytes owned by whoever holds the struct; data is terminated. */
 struct tok_str {
@@ -213,6 +214,8 @@ int tok_replace(const struct tok_pat *p, struct tok_re_run *re, const char *s, s
 int tok_added_load(struct tok *t, const json_t *list, struct err *e);
 int tok_added_index(struct tok *t, struct err *e);
 void tok_added_free(struct tok *t);
+/* What a token decodes from: its text, or an added token's normalized form. */
+const char *tok_added_shown(const struct tok *t, int32_t id, size_t *n);
 /* The next added token in s[at..n): its place with the spaces that it takes. floor: where the text not yet handed out
  * begins. NULL: no more; else *next is where to look on. */
 const struct tok_added *tok_added_next(const struct tok_matcher *m, const char *s, size_t n, size_t at, size_t floor,
