@@ -25,6 +25,7 @@ struct http_req;
 struct http_opts {
     const char *addr;   /* "HOST:PORT", "[V6]:PORT" (HOST numeric or localhost; port 0 picks one), "unix:PATH" */
     size_t max_body;    /* bytes; 0: 8 MiB */
+    size_t max_bodies;  /* bytes of all bodies held at once; 0: 256 MiB; above: 503 */
     size_t max_header;  /* bytes of request line and headers; 0: 16 KiB */
     size_t max_arena;   /* bytes of http_arena; 0: 64 MiB */
     size_t max_backlog; /* bytes a stream may have queued; 0: 4 MiB */
@@ -65,8 +66,9 @@ const char *http_path(const struct http_req *r);                     /* percent-
 const char *http_query(const struct http_req *r, const char *key);   /* decoded; "" without a value; NULL: absent */
 const char *http_header(const struct http_req *r, const char *name); /* any case; NULL: absent */
 const char *http_body(const struct http_req *r, size_t *n);          /* terminated; valid until on_close */
-const char *http_request_id(const struct http_req *r);               /* the client's x-request-id, or one made here */
-struct arena *http_arena(struct http_req *r); /* dropped after on_close; NULL when memory is out */
+void http_body_done(struct http_req *r);               /* the body is read: its memory goes now, not at on_close */
+const char *http_request_id(const struct http_req *r); /* the client's x-request-id, or one made here */
+struct arena *http_arena(struct http_req *r);          /* dropped after on_close; NULL when memory is out */
 void *http_user(const struct http_req *r);
 void http_set_user(struct http_req *r, void *user);
 

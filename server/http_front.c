@@ -347,6 +347,8 @@ static void conn_next(struct http_conn *c)
         conn_linger(c);
         return;
     }
+    if (!c->in.len)
+        buf_free(&c->in); /* an idle connection holds little */
     c->state = CONN_HEAD;
     c->scanned = 0;
     c->deadline = now + (c->in.len ? c->s->o.header_ms : c->s->o.idle_ms);
@@ -392,7 +394,7 @@ void conn_pump(struct http_conn *c)
             conn_refuse(c, 400, &e); /* its own error page: in HTML, and in 0.9.75 with its head twice */
             break;
         }
-        c->answered = true;
+        c->answered = c->given;
         ssize_t sent = send(c->fd, bytes, (size_t)k, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno != EAGAIN && errno != EINTR) {
             conn_left(c);

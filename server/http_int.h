@@ -76,6 +76,7 @@ struct http_server {
     unsigned handles; /* not closed yet */
     struct http_conn *conns, *adding, *done;
     struct http_req *ready;
+    size_t body_bytes; /* of all requests */
     unsigned n_conns, n_over, n_requests;
     uint64_t seed, made; /* of request ids */
     uint64_t last_run;

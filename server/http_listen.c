@@ -225,6 +225,7 @@ static void set_options(struct http_server *s, const struct http_opts *o)
     s->o.addr = NULL;
     s->lim.max_body = o->max_body ? o->max_body : 8u << 20;
     s->lim.max_header = o->max_header ? o->max_header : 16384;
+    s->o.max_bodies = o->max_bodies ? o->max_bodies : 256u << 20;
     s->o.max_arena = o->max_arena ? o->max_arena : 64u << 20;
     s->o.max_backlog = o->max_backlog ? o->max_backlog : 4u << 20;
     s->o.max_conns = o->max_conns ? o->max_conns : 4096;

@@ -16,7 +16,9 @@
 
 #include "common/num.h"
 
-enum { STREAM_BLOCK = 8192 };
+/* Beside a head, what libmicrohttpd keeps of it and its answer's head. It clears all of a connection's memory after
+ * each request, so that it is resident. */
+enum { STREAM_BLOCK = 8192, REQUEST_ROOM = 16384 };
 
 void req_make_id(struct http_server *s, char *out, size_t n)
 {
@@ -63,7 +65,7 @@ static void req_free(struct http_req *r)
     }
     if (r->resp)
         MHD_destroy_response(r->resp);
-    buf_free(&r->body);
+    http_body_done(r);
     buf_free(&r->queue);
     arena_free(r->arena);
     free(r);
@@ -127,9 +129,11 @@ static enum MHD_Result on_access(void *ctx, struct MHD_Connection *mc, const cha
     if (r->gone || r->aborted)
         return MHD_NO;
     if (*upload_size) {
-        int rc = buf_append(&r->body, upload, *upload_size);
+        if (*upload_size > s->o.max_bodies - s->body_bytes || buf_append(&r->body, upload, *upload_size))
+            return MHD_NO; /* the front answers 503 */
+        s->body_bytes += *upload_size;
         *upload_size = 0;
-        return rc ? MHD_NO : MHD_YES;
+        return MHD_YES;
     }
     if (!r->entered) {
         r->entered = true;
@@ -190,7 +194,7 @@ struct MHD_Daemon *req_daemon(struct http_server *s)
     return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL,
                             on_access, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION,
                             on_connection, s, MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                            (size_t)4 * s->lim.max_header + 32768, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_END);
+                            s->lim.max_header + REQUEST_ROOM, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_END);
 }
 
 /* ---- what the owner asks ---- */
@@ -223,6 +227,12 @@ const char *http_body(const struct http_req *r, size_t *n)
 {
     *n = r->body.len;
     return r->body.data ? r->body.data : "";
+}
+
+void http_body_done(struct http_req *r)
+{
+    r->s->body_bytes -= r->body.len;
+    buf_free(&r->body);
 }
 
 const char *http_request_id(const struct http_req *r)

@@ -321,7 +321,12 @@ static void basics(const char *addr)
     expect(t, "200 OK");
     expect(t, "late");
     close(fd);
-    wait_closes(7);
+    fd = dial();
+    puts_to(fd, "GET /stream?n=3 HTTP/1.0\r\n\r\n"); /* no chunks there: the end is the connection's */
+    t = take(fd, NULL);
+    expect(t, "\r\n\r\ndata: 3\n\ndata: 2\n\ndata: 1\n\n");
+    close(fd);
+    wait_closes(8);
     stop();
 }
 
@@ -465,6 +470,60 @@ static void test_framing_agrees(void **state)
     close(fd);
     stop();
     assert_int_equal(fx.requests, n + 2);
+}
+
+/* The largest head that the front lets pass also fits into libmicrohttpd's memory, with a body and either answer. */
+static void test_largest_head(void **state)
+{
+    (void)state;
+    static const char *const paths[] = {"POST /x", "POST /stream?n=2",
+                                        "POST /x?aaaaaaaaaaaaaaaaaaaaa&b&c&d&e&f&g&h&i&j&k&l"};
+    static const size_t sizes[] = {8192, 16384, 65536};
+    static char text[70000];
+    for (size_t k = 0; k < 3; k++) {
+        start(&(struct http_opts){.addr = "127.0.0.1:0", .max_header = sizes[k]});
+        int fd = dial();
+        for (size_t i = 0; i < 9; i++) {
+            size_t n = (size_t)sprintf(text, "%s HTTP/1.1\r\n" HOST "Content-Length: 3\r\n", paths[i % 3]);
+            for (int h = 0; h < (i < 6 ? 97 : 1); h++)
+                n += (size_t)sprintf(text + n, "A%d: b\r\n", h);
+            n += (size_t)sprintf(text + n, "Z: ");
+            memset(text + n, 'z', sizes[k] - 4 - n);
+            puts_to(fd, strcpy(text + sizes[k] - 4, "\r\n\r\nabc") - sizes[k] + 4);
+            char *t = take(fd, i % 3 == 1 ? "\r\n0\r\n\r\n" : "abc");
+            expect(t, "HTTP/1.1 200 OK");
+        }
+        close(fd);
+        stop();
+    }
+}
+
+/* All bodies together have a limit: the one that passes it is told to come back. */
+static void test_bodies(void **state)
+{
+    (void)state;
+    enum { BODY = 60000 };
+    static char text[BODY];
+    int fds[3];
+    start(&(struct http_opts){.addr = "127.0.0.1:0", .max_bodies = 2 * BODY});
+    memset(text, 'x', sizeof text);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 3; i++) {
+            fds[i] = dial();
+            puts_to(fds[i], "POST /hold HTTP/1.1\r\n" HOST "Content-Length: 60000\r\nExpect: 100-continue\r\n\r\n");
+            expect(take(fds[i], "\r\n\r\n"), "100 Continue");
+            put(fds[i], text, BODY);
+            for (int k = 0; i < 2 && k < 2000 && fx.requests < (unsigned)(2 * round + i + 1); k++)
+                usleep(1000);
+        }
+        char *t = take(fds[2], NULL);
+        expect(t, "HTTP/1.1 503");
+        expect(t, "Retry-After");
+        for (int i = 0; i < 3; i++)
+            close(fds[i]);
+        wait_closes(2 * (unsigned)round + 2);
+    }
+    stop();
 }
 
 /* No descriptor is left for a new connection: it waits, and is served when there is one again. */
@@ -708,7 +767,8 @@ int main(void)
         cmocka_unit_test(test_basics),         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_pipelining),
         cmocka_unit_test(test_deadlines),      cmocka_unit_test(test_framing_agrees),
-        cmocka_unit_test(test_no_descriptors), cmocka_unit_test(test_connection_limit),
+        cmocka_unit_test(test_no_descriptors), cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_largest_head),   cmocka_unit_test(test_connection_limit),
         cmocka_unit_test(test_clients_leave),  cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_drain),          cmocka_unit_test(test_close_open),
         cmocka_unit_test(test_many_streams),
