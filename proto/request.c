@@ -82,7 +82,7 @@ static json_t *load_object(const char *body, size_t n, const struct req_limits *
         return NULL;
     json_t *root = json_loadb(n ? body : "", n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &je);
     if (!root) {
-        if (json_error_code(&je) == json_error_out_of_memory)
+        if (!je.text[0] || json_error_code(&je) == json_error_out_of_memory) /* it says little when memory is out */
             *rc = err_set(e, -ENOMEM, "out of memory");
         else
             *rc = err_set(e, -EINVAL, "the body is not valid JSON: %s at byte %d", je.text, je.position);

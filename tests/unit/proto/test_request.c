@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "common/file.h"
 #include "proto/proto.h"
@@ -394,6 +395,35 @@ static void test_defaults(void **state)
     arena_free(none);
 }
 
+static long allocations_left;
+
+static void *scarce_malloc(size_t n)
+{
+    return allocations_left-- > 0 ? malloc(n) : NULL;
+}
+
+/* Each of jansson's allocations fails once: a refusal, never half a request. (Out of memory inside a string it calls a
+ * syntax error; elsewhere it is -ENOMEM.) */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    const char *body = "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"\\u00e9 and more than a few "
+                       "bytes of text, so that buffers grow\"}],\"stop\":[\"a\",\"b\"],\"logit_bias\":{\"1\":1,"
+                       "\"2\":2.5},\"temperature\":0.5,\"seed\":12345678901234,\"stream\":true,\"n\":2,\"top_p\":1,"
+                       "\"top_k\":3,\"min_p\":0,\"user\":\"u\"}";
+    struct req *r;
+    int rc = -ENOMEM;
+    json_set_alloc_funcs(scarce_malloc, free);
+    for (long n = 0; rc; n++) {
+        allocations_left = n;
+        rc = parse(true, body, &r);
+        if (rc && rc != -ENOMEM && !strstr(err.msg, "not valid JSON"))
+            fail_msg("%ld: %d %s", n, rc, err.msg);
+        assert_true(n < 1000);
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+
 /* Every file of the JSON test suite: n_ is refused as JSON; y_ fails only by its shape or an unknown field. */
 static void test_suite(void **state)
 {
@@ -433,7 +463,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fields),   cmocka_unit_test(test_prompts),   cmocka_unit_test(test_bad_fields),
         cmocka_unit_test(test_chat),     cmocka_unit_test(test_malformed), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_suite),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_suite),     cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

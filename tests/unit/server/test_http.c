@@ -498,6 +498,43 @@ static void test_largest_head(void **state)
     }
 }
 
+/* Megabytes by length, in chunks of many sizes, and in chunks of one byte. */
+static void test_large_bodies(void **state)
+{
+    (void)state;
+    enum { SIZE = 6000000, TINY = 200000 };
+    static char text[8000000];
+    char want[40];
+    start(&(struct http_opts){.addr = "127.0.0.1:0"});
+    int fd = dial();
+    size_t n = (size_t)sprintf(text, "POST / HTTP/1.1\r\n" HOST "Content-Length: %d\r\n\r\n", SIZE);
+    memset(text + n, 'x', SIZE);
+    put(fd, text, n + SIZE);
+    snprintf(want, sizeof want, "n=%d xxx", SIZE);
+    expect(take(fd, "xxx"), want);
+    n = (size_t)sprintf(text, "POST / HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n");
+    size_t head = n, total = 0;
+    for (size_t k = 1; k < 3000; k++, total += k - 1) {
+        n += (size_t)sprintf(text + n, "%zx\r\n", k);
+        memset(text + n, 'y', k);
+        memcpy(text + n + k, "\r\n", 2);
+        n += k + 2;
+    }
+    n += (size_t)sprintf(text + n, "0\r\n\r\n");
+    put(fd, text, n);
+    snprintf(want, sizeof want, "n=%zu yyy", total);
+    expect(take(fd, "yyy"), want);
+    n = head;
+    for (int i = 0; i < TINY; i++, n += 6)
+        memcpy(text + n, "1\r\nz\r\n", 6);
+    n += (size_t)sprintf(text + n, "0\r\n\r\n");
+    put(fd, text, n);
+    snprintf(want, sizeof want, "n=%d zzz", TINY);
+    expect(take(fd, "zzz"), want);
+    close(fd);
+    stop();
+}
+
 /* All bodies together have a limit: the one that passes it is told to come back. */
 static void test_bodies(void **state)
 {
@@ -764,14 +801,14 @@ static void test_many_streams(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_basics),         cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_pipelining),
-        cmocka_unit_test(test_deadlines),      cmocka_unit_test(test_framing_agrees),
-        cmocka_unit_test(test_no_descriptors), cmocka_unit_test(test_bodies),
-        cmocka_unit_test(test_largest_head),   cmocka_unit_test(test_connection_limit),
-        cmocka_unit_test(test_clients_leave),  cmocka_unit_test(test_slow_reader),
-        cmocka_unit_test(test_drain),          cmocka_unit_test(test_close_open),
-        cmocka_unit_test(test_many_streams),
+        cmocka_unit_test(test_basics),           cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_pipelining),
+        cmocka_unit_test(test_deadlines),        cmocka_unit_test(test_framing_agrees),
+        cmocka_unit_test(test_no_descriptors),   cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_large_bodies),     cmocka_unit_test(test_largest_head),
+        cmocka_unit_test(test_connection_limit), cmocka_unit_test(test_clients_leave),
+        cmocka_unit_test(test_slow_reader),      cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_close_open),       cmocka_unit_test(test_many_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
