@@ -274,7 +274,8 @@ int import_gguf_bind(struct import_job *j, struct err *e)
         used[i] = j->t[i].gguf;
     }
     used[j->n_t] = "rope_freqs.weight";
-    qsort(used, j->n_t + 1, sizeof *used, by_text);
+    if (!r)
+        qsort(used, j->n_t + 1, sizeof *used, by_text);
     for (size_t i = 0; !r && i < gguf_tensor_count(j->gguf); i++) {
         const char *name = gguf_tensor_at(j->gguf, i)->name;
         if (!bsearch(&name, used, j->n_t + 1, sizeof *used, by_text))

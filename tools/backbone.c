@@ -39,8 +39,8 @@ static int parse_type(const char *name, const char *arg, int *out, struct err *e
 
 int backbone_option(struct backbone *b, int opt, const char *arg, struct err *e)
 {
-    int type;
-    uint32_t n;
+    int type = 0;
+    uint32_t n = 0;
     int r = 0;
     switch (opt) {
     case OPT_MODEL:

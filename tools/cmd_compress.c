@@ -45,7 +45,7 @@ enum {
 static int option(struct compress_opts *o, int c, const char *arg, struct err *e)
 {
     char *end;
-    uint32_t n;
+    uint32_t n = 0;
     int r;
     switch (c) {
     case OPT_NO_SMOOTH:
