@@ -19,20 +19,17 @@
 /* ---- requests ---- */
 
 struct req_limits {
-    size_t max_body;          /* bytes of JSON */
-    unsigned max_depth;       /* arrays and objects inside one another */
-    size_t max_values;        /* JSON values in one body */
-    size_t max_prompts;       /* prompts in one request */
-    size_t max_prompt_tokens; /* token ids in one prompt */
-    size_t max_messages;
-    unsigned max_n;        /* n */
-    size_t max_choices;    /* n * prompts */
-    size_t max_stop;       /* stop strings */
-    size_t max_stop_len;   /* bytes of one stop string */
-    size_t max_bias;       /* entries of logit_bias */
-    unsigned max_logprobs; /* alternatives a token */
-    uint32_t max_tokens;   /* the most that max_tokens may say */
-    uint32_t vocab;        /* ids must be below; 0: not checked here */
+    size_t max_body;    /* bytes of JSON */
+    unsigned max_depth; /* arrays and objects inside one another */
+    size_t max_values;  /* JSON values in one body */
+    size_t max_prompts, max_messages;
+    size_t max_prompt_tokens;      /* token ids in one prompt */
+    size_t max_n, max_choices;     /* n, n * prompts */
+    size_t max_stop, max_stop_len; /* stop strings, bytes of one */
+    size_t max_bias;               /* entries of logit_bias */
+    unsigned max_logprobs;         /* alternatives a token */
+    uint32_t max_tokens;           /* the most that max_tokens may say */
+    uint32_t vocab;                /* ids must be below; 0: not checked here */
 };
 extern const struct req_limits req_limits_default;
 
@@ -76,22 +73,20 @@ enum {
     REQ_SET_SEED = 1 << 9,
     REQ_SET_STOP = 1 << 10,
     REQ_SET_BIAS = 1 << 11,
-    REQ_SET_IGNORE_EOS = 1 << 12,
+    REQ_SET_IGNORE_EOS = 1 << 12
 };
 
 /* What is not in `set` holds the neutral value given here. */
 struct req_sampling {
     uint32_t set;
-    float temperature;        /* 0 to 2; 1. 0 is greedy */
-    float top_p;              /* above 0, to 1; 1 */
-    float min_p;              /* 0 to 1; 0 */
-    float presence_penalty;   /* -2 to 2; 0 */
-    float frequency_penalty;  /* -2 to 2; 0 */
-    float repetition_penalty; /* above 0, to 10; 1 */
-    int32_t top_k;            /* 0: off (a client's -1 too) */
-    uint32_t max_tokens;      /* completions 16; chat 0: up to the end of the context */
-    uint32_t min_tokens;      /* 0 */
-    uint64_t seed;            /* meaningful when set */
+    float temperature;                         /* 0 to 2; 1. 0 is greedy */
+    float top_p;                               /* above 0, to 1; 1 */
+    float min_p;                               /* 0 to 1; 0 */
+    float presence_penalty, frequency_penalty; /* -2 to 2; 0 */
+    float repetition_penalty;                  /* above 0, to 10; 1 */
+    int32_t top_k;                             /* 0: off (a client's -1 too) */
+    uint32_t max_tokens, min_tokens;           /* completions 16, chat 0: up to the end of the context; 0 */
+    uint64_t seed;                             /* meaningful when set */
     bool ignore_eos;
     const struct req_str *stop; /* none is empty */
     size_t n_stop;
@@ -101,22 +96,16 @@ struct req_sampling {
 
 struct req {
     enum req_kind kind;
-    struct req_str model;
-    struct req_str user;
+    struct req_str model, user;
     struct req_sampling sampling;
     unsigned n;   /* choices a prompt, at least 1 */
     int logprobs; /* -1: none; else how many alternatives a token (0: the token alone) */
-    bool echo;
-    bool stream;
-    bool include_usage; /* stream_options */
-
+    bool echo, stream, include_usage;
     const struct req_prompt *prompts; /* completions: at least one */
     size_t n_prompts;
-
     const struct req_message *messages; /* chat: at least one */
     size_t n_messages;
-    /* The same messages as compact JSON text for a chat template: [{"role","content"[,"name"]}...], with content a
-     * string or null. */
+    /* The same as compact JSON for a template: [{"role","content"[,"name"]}...], content a string or null. */
     struct req_str messages_json;
 };
 
@@ -141,8 +130,7 @@ void json_put_float(struct buf *b, float f);
 
 struct resp_head {
     enum req_kind kind;
-    const char *id;          /* "cmpl-..." or "chatcmpl-..." */
-    const char *model;       /* as the client named it */
+    const char *id, *model;  /* "cmpl-..." or "chatcmpl-..."; as the client named it */
     int64_t created;         /* seconds since 1970 */
     bool include_usage;      /* chunks carry "usage": null until the last one */
     const char *fingerprint; /* NULL: left out */
@@ -154,19 +142,16 @@ struct resp_top {
     size_t n_bytes;
     float logprob;
 };
-
 struct resp_token {
     struct resp_top token;      /* logprob NaN: null (the first token of an echoed prompt) */
     const struct resp_top *top; /* NULL with n_top 0 */
     size_t n_top;
 };
-
 struct resp_logprobs {
     const struct resp_token *tokens;
     size_t n_tokens;
     size_t text_offset; /* completions: characters of this choice's text before tokens[0] (see resp_chars) */
 };
-
 struct resp_choice {
     unsigned index;
     const char *text; /* whole UTF-8 characters */
@@ -178,7 +163,6 @@ struct resp_choice {
 struct resp_usage {
     uint32_t prompt_tokens, completion_tokens, cached_tokens;
 };
-
 /* The whole answer of a request that does not stream. */
 void resp_full(struct buf *b, const struct resp_head *h, const struct resp_choice *choices, size_t n,
                const struct resp_usage *u);
@@ -195,16 +179,14 @@ void resp_chunk_error(struct buf *b, int status, const struct err *e);
 /* {"error": {"message", "type", "param", "code"}}; the type follows from the status; param null when e->param is "";
  * code NULL: null, except 404 with param "model": model_not_found. */
 void resp_error(struct buf *b, int status, const struct err *e, const char *code);
-/* The HTTP status for what a req_parse_ function or admission returned: -EINVAL 400, -E2BIG 413, -EACCES 401,
- * -EPERM 403, -ENOENT 404, -EEXIST and -EBUSY 409, -EAGAIN 429, -ENOMEM and -ESHUTDOWN 503, -ETIMEDOUT 504, else 500.
- */
+/* The HTTP status of what a parser or admission returned: -EINVAL 400, -E2BIG 413, -EACCES 401,
+ * -EPERM 403, -ENOENT 404, -EEXIST and -EBUSY 409, -EAGAIN 429, -ENOMEM and -ESHUTDOWN 503, -ETIMEDOUT 504, or 500 */
 int resp_status(int code);
 
 struct resp_model {
-    const char *id;
+    const char *id, *owned_by;
     const char *root;   /* what it stands on: a path or an ID */
     const char *parent; /* the backbone's ID for a task; NULL: null */
-    const char *owned_by;
     int64_t created;
     uint32_t max_model_len;
 };

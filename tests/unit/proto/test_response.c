@@ -200,7 +200,7 @@ static void test_errors(void **state)
 static void test_models(void **state)
 {
     (void)state;
-    struct resp_model m[] = {{"base", "/m", NULL, "cpetd", 1, 8192}, {"task", NULL, "base", "t", 2, 8192}};
+    struct resp_model m[] = {{"base", "cpetd", "/m", NULL, 1, 8192}, {"task", "t", NULL, "base", 2, 8192}};
     resp_models(&b, m, 2);
     expect(parsed(), "{\"data\":[{\"created\":1,\"id\":\"base\",\"max_model_len\":8192,\"object\":\"model\","
                      "\"owned_by\":\"cpetd\",\"parent\":null,\"root\":\"/m\"},{\"created\":2,\"id\":\"task\","
