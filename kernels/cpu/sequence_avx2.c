@@ -101,11 +101,11 @@ VF vf vf_round(vf a)
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/* 2^n for whole n in [-126, 127] */
-VF vf vf_pow2(vf n)
+/* v * 2^n for whole n in [-126, 127] */
+VF vf vf_times_pow2(vf v, vf n)
 {
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+    return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
 }
 
 VF vf vf_select_lt(vf x, vf y, vf yes, vf no)
@@ -139,12 +139,22 @@ VF int vf_any_ge4(const float *x, vf w)
     return _mm256_movemask_ps(_mm256_or_ps(a, b)) != 0;
 }
 
-/* 8 words of two bf16 each, widened: the low halves and the high halves. */
+/* 8 words of two bf16 each, widened: the low halves, the high halves. */
+VF vf vf_bf16_lo(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)p), 16));
+}
+
+VF vf vf_bf16_hi(const uint16_t *p)
+{
+    __m256i high = _mm256_set1_epi32((int)0xFFFF0000u);
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)p), high));
+}
+
 VF void vf_bf16(const uint16_t *p, vf *lo, vf *hi)
 {
-    __m256i w = _mm256_loadu_si256((const __m256i *)p);
-    *lo = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
-    *hi = _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32((int)0xFFFF0000u)));
+    *lo = vf_bf16_lo(p);
+    *hi = vf_bf16_hi(p);
 }
 
 VF vf vf_s8(const int8_t *p)

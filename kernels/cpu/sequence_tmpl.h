@@ -16,10 +16,10 @@
 
 /* ---- exp and GELU ---- */
 
-/* e^x within 1.5 units in the last place on [-87, 88]; 0 below, e^88 above. exp(0) is 1. */
-TMPL vf vf_exp(vf x)
+/* e^x for x <= 88, within 1.5 units in the last place; e^-87 below -87: no denormals, which are slow. exp(0) is 1. */
+TMPL vf vf_exp_low(vf x)
 {
-    vf u = vf_min(vf_max(x, vf_set1(-87.0f)), vf_set1(88.0f)); /* no denormals: they are slow */
+    vf u = vf_max(x, vf_set1(-87.0f));
     vf n = vf_round(vf_mul(u, vf_set1(1.44269504f)));
     vf r = vf_fnma(n, vf_set1(0.693359375f), u);
     r = vf_fnma(n, vf_set1(-2.12194440e-4f), r);
@@ -29,8 +29,14 @@ TMPL vf vf_exp(vf x)
     p = vf_fma(p, r, vf_set1(0.166665182f));
     p = vf_fma(p, r, vf_set1(0.5f));
     p = vf_fma(vf_mul(r, r), p, r);
-    p = vf_mul(vf_add(p, vf_set1(1.0f)), vf_pow2(n));
-    return vf_select_lt(x, vf_set1(-87.0f), vf_set1(0.0f), p);
+    return vf_times_pow2(vf_add(p, vf_set1(1.0f)), n);
+}
+
+/* As vf_exp_low, but 0 below -87 and e^88 above 88. */
+TMPL vf vf_exp(vf x)
+{
+    vf e = vf_exp_low(vf_min(x, vf_set1(88.0f)));
+    return vf_select_lt(x, vf_set1(-87.0f), vf_set1(0.0f), e);
 }
 
 /* 0.5 x (1 + erf(x / sqrt 2)): erf by an odd polynomial below 0.93, erfc(t) = exp(-t Q(t)) above. */
@@ -67,45 +73,38 @@ TMPL vf vf_gelu_tanh(vf x)
 
 /* ---- low rank ---- */
 
-/* Two vectors of a packed group of 32: elements h*VL .. and 16 + h*VL .. */
-TMPL void lr_load(enum kern_type type, const void *group, int h, vf *lo, vf *hi)
-{
-    if (type == KERN_BF16) {
-        vf_bf16((const uint16_t *)group + 2 * VL * h, lo, hi);
-    } else {
-        *lo = vf_load((const float *)group + VL * h);
-        *hi = vf_load((const float *)group + 16 + VL * h);
-    }
-}
-
 TMPL size_t lr_word_bytes(enum kern_type type)
 {
     return type == KERN_BF16 ? 2 : 4;
+}
+
+/* One vector of a packed group of 32: elements j*16 + h*VL .. */
+TMPL vf lr_half(enum kern_type type, const void *group, int h, int j)
+{
+    if (type == KERN_BF16)
+        return j ? vf_bf16_hi((const uint16_t *)group + 2 * VL * h) : vf_bf16_lo((const uint16_t *)group + 2 * VL * h);
+    return vf_load((const float *)group + 16 * j + VL * h);
 }
 
 /* acc += 32 of k, R rows x Q ranks. */
 TMPL void down_32(enum kern_type type, int R, int Q, const char *w, const float *const *x, uint32_t k, vf acc[8][8])
 {
 #pragma GCC unroll 2
-    for (int h = 0; h < HALVES; h++) {
-        vf lo[8], hi[8];
-#pragma GCC unroll 8
-        for (int i = 0; i < R; i++) {
-            lo[i] = vf_load(x[i] + k + VL * h);
-            hi[i] = vf_load(x[i] + k + 16 + VL * h);
-        }
-#pragma GCC unroll 8
-        for (int q = 0; q < Q; q++) {
-            vf a, b;
-            lr_load(type, w + q * LR_WIDE * lr_word_bytes(type), h, &a, &b);
+    for (int h = 0; h < HALVES; h++)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            vf v[8];
 #pragma GCC unroll 8
             for (int i = 0; i < R; i++)
-                acc[i][q] = vf_fma(a, lo[i], acc[i][q]);
+                v[i] = vf_load(x[i] + k + 16 * j + VL * h);
 #pragma GCC unroll 8
-            for (int i = 0; i < R; i++)
-                acc[i][q] = vf_fma(b, hi[i], acc[i][q]);
+            for (int q = 0; q < Q; q++) {
+                vf a = lr_half(type, w + q * LR_WIDE * lr_word_bytes(type), h, j);
+#pragma GCC unroll 8
+                for (int i = 0; i < R; i++)
+                    acc[i][q] = vf_fma(a, v[i], acc[i][q]);
+            }
         }
-    }
 }
 
 /* t[i][0..Q) of R rows; w: the first rank's first group, `step` bytes to the next 32 of k. */
@@ -210,8 +209,7 @@ TMPL void up_tile(enum kern_type type, int R, const struct cpu_lr *a, uint32_t i
         for (int i = 0; i < R; i++)
             acc[i][0] = acc[i][1] = vf_set1(0.0f);
         for (uint32_t r = 0; r < rank; r++, w += LR_WIDE * lr_word_bytes(type)) {
-            vf lo, hi;
-            lr_load(type, w, h, &lo, &hi);
+            vf lo = lr_half(type, w, h, 0), hi = lr_half(type, w, h, 1);
 #pragma GCC unroll 8
             for (int i = 0; i < R; i++) {
                 vf b = vf_set1(t[(size_t)i * rank + r]);
@@ -239,20 +237,25 @@ TMPL void up_tile(enum kern_type type, int R, const struct cpu_lr *a, uint32_t i
     }
 }
 
+/* Columns [n0, n1) of R rows: y and B are read in order. */
+TMPL void up_rows(enum kern_type type, int R, const struct cpu_lr *a, uint32_t i, uint32_t n0, uint32_t n1, float scale)
+{
+    for (uint32_t n = n0 / LR_WIDE * LR_WIDE; n < n1; n += LR_WIDE)
+        up_tile(type, R, a, i, n, n0 > n ? n0 - n : 0, n1 - n < LR_WIDE ? n1 - n : LR_WIDE, scale);
+}
+
 TMPL void up(enum kern_type type, const struct cpu_lr *a, uint32_t n0, uint32_t n1)
 {
     float scale = a->weight * a->lr->scale;
-    for (uint32_t n = n0 / LR_WIDE * LR_WIDE; n < n1; n += LR_WIDE) {
-        uint32_t c0 = n0 > n ? n0 - n : 0, c1 = n1 - n < LR_WIDE ? n1 - n : LR_WIDE, i = 0;
-        for (; i + TILE_UP <= a->n_rows; i += TILE_UP)
-            up_tile(type, TILE_UP, a, i, n, c0, c1, scale);
+    uint32_t i = 0;
+    for (; i + TILE_UP <= a->n_rows; i += TILE_UP)
+        up_rows(type, TILE_UP, a, i, n0, n1, scale);
 #if TILE_UP > 4
-        for (; i + 4 <= a->n_rows; i += 4)
-            up_tile(type, 4, a, i, n, c0, c1, scale);
+    for (; i + 4 <= a->n_rows; i += 4)
+        up_rows(type, 4, a, i, n0, n1, scale);
 #endif
-        for (; i < a->n_rows; i++)
-            up_tile(type, 1, a, i, n, c0, c1, scale);
-    }
+    for (; i < a->n_rows; i++)
+        up_rows(type, 1, a, i, n0, n1, scale);
 }
 
 static void lr_up(const struct cpu_lr *a, uint32_t n0, uint32_t n1)
@@ -367,8 +370,8 @@ TMPL void scores(enum kern_type type, int R, const struct page *g, const struct 
             const uint16_t *p = (const uint16_t *)g->k + ((size_t)d * KERN_PAGE_TOKENS) + 2 * tok;
             vf_bf16(p, &k[0][0], &k[1][0]);
             vf_bf16(p + 2 * VL, &k[0][1], &k[1][1]);
-            __builtin_prefetch((const char *)p + g->next);
-            __builtin_prefetch((const char *)(p + 2 * VL) + g->next);
+            __builtin_prefetch((const char *)p + g->next, 0, 1);
+            __builtin_prefetch((const char *)(p + 2 * VL) + g->next, 0, 1);
         } else if (type == KERN_F32) {
             const float *p = (const float *)g->k + (size_t)d * KERN_PAGE_TOKENS + tok;
             for (int j = 0; j < 2; j++) {
@@ -408,11 +411,13 @@ TMPL vf soften(const struct page *g, struct query *q, float *p, uint32_t n)
     }
     float max = vf_hmax(m);
     m = vf_set1(max);
-    vf shrink = vf_exp(vf_sub(vf_set1(q->max), m));
+    vf shrink = vf_set1(1.0f); /* what exp(0) is */
+    if (max != q->max)
+        shrink = vf_exp_low(vf_sub(vf_set1(q->max), m));
     vf l = vf_mul(vf_load(q->l), shrink);
 #pragma GCC unroll 4
     for (int j = 0; j < (int)(KERN_PAGE_TOKENS / VL); j++) {
-        vf w = vf_exp(vf_sub(s[j], m));
+        vf w = vf_exp_low(vf_sub(s[j], m));
         l = vf_add(l, w);
         if (g->v_scale)
             w = vf_mul(w, vf_load(g->v_scale + j * VL));
@@ -440,7 +445,7 @@ TMPL void values(enum kern_type type, int R, int D, const struct page *g, const 
         for (int j = 0; j < D; j++) {
             vf a, b;
             vf_bf16(v + j * 2 * VL, &a, &b);
-            __builtin_prefetch((const char *)(v + j * 2 * VL) + g->next);
+            __builtin_prefetch((const char *)(v + j * 2 * VL) + g->next, 0, 1);
 #pragma GCC unroll 8
             for (int i = 0; i < R; i++) {
                 acc[i][j] = vf_fma(a, vf_set1(p[i][t]), acc[i][j]);

@@ -99,11 +99,10 @@ VF vf vf_round(vf a)
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/* 2^n for whole n in [-126, 127] */
-VF vf vf_pow2(vf n)
+/* v * 2^n for whole n */
+VF vf vf_times_pow2(vf v, vf n)
 {
-    __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+    return _mm512_scalef_ps(v, n);
 }
 
 VF vf vf_select_lt(vf x, vf y, vf yes, vf no)
@@ -135,12 +134,22 @@ VF int vf_any_ge4(const float *x, vf w)
     return (a | b) != 0;
 }
 
-/* 16 words of two bf16 each, widened: the low halves and the high halves. */
+/* 16 words of two bf16 each, widened: the low halves, the high halves. */
+VF vf vf_bf16_lo(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+
+VF vf vf_bf16_hi(const uint16_t *p)
+{
+    __m512i high = _mm512_set1_epi32((int)0xFFFF0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), high));
+}
+
 VF void vf_bf16(const uint16_t *p, vf *lo, vf *hi)
 {
-    __m512i w = _mm512_loadu_si512(p);
-    *lo = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
-    *hi = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xFFFF0000u)));
+    *lo = vf_bf16_lo(p);
+    *hi = vf_bf16_hi(p);
 }
 
 VF vf vf_s8(const int8_t *p)
