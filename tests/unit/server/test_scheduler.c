@@ -1,0 +1,757 @@
+/* test_scheduler.c - the scheduler over a fake model: admission, fairness, chunks, choices, ends. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "fake_model.h"
+#include "server/scheduler.h"
+
+#define MAX_OUT 4096
+
+/* What a test keeps of one generation. */
+struct out {
+    int32_t token[8][MAX_OUT];
+    uint32_t n[8], n_prompt, finish[8];
+    int32_t prompt[MAX_OUT];
+    float prompt_logprob[MAX_OUT];
+    bool done;
+    uint32_t done_at;
+};
+
+struct bed {
+    struct model *m;
+    struct sched *s;
+    uint32_t step, max_rows_seen;
+    bool keep; /* do not drain: a loop that is behind */
+    struct sched_report r;
+};
+
+static void drain(struct gen *g)
+{
+    struct out *o = g->user;
+    struct gen_event ev;
+    const int32_t *id;
+    const float *lp;
+    while (gen_peek(g, &ev, &id, &lp)) {
+        if (ev.of_prompt) {
+            o->prompt_logprob[o->n_prompt] = ev.logprob;
+            o->prompt[o->n_prompt++] = ev.token;
+        } else {
+            assert_int_equal(o->finish[ev.choice], GEN_NOT_YET);
+            o->token[ev.choice][o->n[ev.choice]++] = ev.token;
+            o->finish[ev.choice] = ev.finish;
+        }
+        gen_pop(g);
+    }
+}
+
+static void on_publish(void *ctx, struct gen *g, bool done)
+{
+    struct bed *b = ctx;
+    struct out *o = g->user;
+    if (!b->keep || done)
+        drain(g);
+    if (done) {
+        o->done = true;
+        o->done_at = b->step;
+    }
+}
+
+static void open_bed(struct bed *b, const struct fake_opts *fo, uint32_t chunk)
+{
+    struct err e;
+    memset(b, 0, sizeof *b);
+    b->m = fake_open(fo);
+    struct sched_opts so = {.prefill_chunk = chunk, .count_tasks = true, .publish = on_publish, .ctx = b};
+    assert_int_equal(sched_create(b->m, &so, &b->s, &e), 0);
+}
+
+static void close_bed(struct bed *b)
+{
+    assert_int_equal(sched_live(b->s), 0);
+    assert_int_equal(fake_open_seqs(b->m), 0);
+    assert_int_equal(kv_pages_free(b->m), model_info(b->m)->n_pages);
+    sched_free(b->s);
+    fake_close(b->m);
+}
+
+static const struct fake_opts roomy = {
+    .n_pages = 256, .max_context = 1024, .max_rows = 64, .max_logits = 32, .max_seqs = 64};
+
+static const int32_t eos_ids[] = {7};
+
+static struct gen_spec spec(int32_t *prompt, uint32_t n, uint32_t max_tokens)
+{
+    for (uint32_t i = 0; i < n; i++)
+        prompt[i] = (int32_t)(20 + (i * 7 + n) % 60);
+    return (struct gen_spec){.prompt = prompt,
+                             .n_prompt = n,
+                             .n_choices = 1,
+                             .max_tokens = max_tokens,
+                             .n_top = -1,
+                             .seed = 5,
+                             .temperature = 1,
+                             .top_p = 1,
+                             .repetition = 1,
+                             .eos = eos_ids,
+                             .n_eos = 1};
+}
+
+static struct gen *submit(struct bed *b, const struct gen_spec *s, struct out *o)
+{
+    struct err e;
+    assert_int_equal(sched_fits(model_info(b->m), s, &e), 0);
+    struct gen *g = gen_create(s);
+    assert_non_null(g);
+    memset(o, 0, sizeof *o);
+    g->user = o;
+    assert_int_equal(sched_submit(b->s, g), 0);
+    return g;
+}
+
+static void step_at(struct bed *b, uint64_t now)
+{
+    b->step++;
+    sched_step(b->s, now, &b->r);
+    if (b->r.rows > b->max_rows_seen)
+        b->max_rows_seen = b->r.rows;
+}
+
+static void run(struct bed *b, uint32_t most)
+{
+    for (uint32_t i = 0; i < most && sched_live(b->s); i++)
+        step_at(b, 1);
+    assert_int_equal(sched_live(b->s), 0);
+}
+
+static struct out *outs(size_t n)
+{
+    struct out *o = calloc(n, sizeof *o);
+    assert_non_null(o);
+    return o;
+}
+
+/* The same request alone on a fresh model. */
+static void alone(const struct gen_spec *s, struct out *o)
+{
+    struct bed b;
+    open_bed(&b, &roomy, 16);
+    struct gen *g = submit(&b, s, o);
+    run(&b, 10000);
+    gen_free(g);
+    close_bed(&b);
+}
+
+static void test_one(void **st)
+{
+    (void)st;
+    struct bed b;
+    int32_t p[10];
+    struct out *o = outs(1);
+    open_bed(&b, &roomy, 16);
+    struct gen_spec s = spec(p, 10, 5);
+    struct gen *g = submit(&b, &s, o);
+    run(&b, 20);
+    assert_true(o->done);
+    assert_int_equal(o->n[0], 5);
+    assert_int_equal(o->finish[0], GEN_LENGTH);
+    assert_int_equal(b.step, 5); /* the prompt's step samples the first token */
+    assert_int_equal(g->code, 0);
+    gen_free(g);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_mixed_equal_alone(void **st)
+{
+    (void)st;
+    enum { N = 24 };
+    struct bed b;
+    struct gen *g[N];
+    struct out *o = outs(N), *ref = outs(1);
+    static int32_t p[N][200];
+    struct gen_spec s[N];
+    open_bed(&b, &roomy, 16);
+    for (int i = 0; i < N; i++) {
+        s[i] = spec(p[i], 1 + (uint32_t)(i * 37) % 150, 1 + (uint32_t)(i * 13) % 40);
+        s[i].n_choices = 1 + (uint32_t)i % 3;
+        s[i].seed = (uint64_t)i;
+        s[i].tenant = (uint32_t)i % 4;
+        s[i].task = (uint64_t)i % 5;
+        s[i].presence = i % 5 == 0 ? 0.5f : 0;
+        s[i].repetition = i % 7 == 0 ? 1.3f : 1;
+        s[i].score_prompt = i % 6 == 0;
+        s[i].n_top = i % 6 == 0 ? 2 : -1;
+        g[i] = submit(&b, &s[i], &o[i]);
+        if (i % 3 == 0)
+            step_at(&b, 1);
+    }
+    run(&b, 5000);
+    assert_true(b.max_rows_seen <= 64);
+    for (int i = 0; i < N; i++) {
+        alone(&s[i], ref);
+        for (uint32_t k = 0; k < s[i].n_choices; k++) {
+            assert_int_equal(o[i].n[k], s[i].max_tokens);
+            assert_memory_equal(o[i].token[k], ref->token[k], o[i].n[k] * sizeof(int32_t));
+        }
+        assert_int_equal(o[i].n_prompt, s[i].score_prompt ? s[i].n_prompt : 0);
+        assert_memory_equal(o[i].prompt, p[i], o[i].n_prompt * sizeof(int32_t));
+        for (uint32_t k = 1; k < o[i].n_prompt; k++)
+            assert_true(o[i].prompt_logprob[k] == ref->prompt_logprob[k]);
+        gen_free(g[i]);
+    }
+    close_bed(&b);
+    free(o);
+    free(ref);
+}
+
+static void test_choices_share(void **st)
+{
+    (void)st;
+    struct bed b;
+    int32_t p[130];
+    struct out *o = outs(1);
+    open_bed(&b, &roomy, 64);
+    struct gen_spec s = spec(p, 130, 20);
+    s.n_choices = 8;
+    /* 149 tokens are 5 pages; 4 of the prompt are shared: 5 + 7 * 1 */
+    assert_int_equal(gen_pages(&s), 12);
+    struct gen *g = submit(&b, &s, o);
+    uint32_t least = 256, rows = 0;
+    while (sched_live(b.s)) {
+        step_at(&b, 1);
+        rows += b.r.rows;
+        if (kv_pages_free(b.m) < least)
+            least = kv_pages_free(b.m);
+    }
+    assert_int_equal(least, 256 - 12);
+    assert_int_equal(rows, 129 + 8 * 20); /* the prompt once */
+    for (int k = 0; k < 8; k++) {
+        assert_int_equal(o->n[k], 20);
+        for (int j = 0; j < k; j++)
+            assert_true(memcmp(o->token[k], o->token[j], 20 * sizeof(int32_t)) != 0);
+    }
+    gen_free(g);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_waits_for_pages(void **st)
+{
+    (void)st;
+    enum { N = 12 };
+    struct bed b;
+    struct gen *g[N];
+    struct out *o = outs(N);
+    static int32_t p[N][64];
+    struct fake_opts small = roomy;
+    small.n_pages = 8;
+    small.max_context = 256;
+    open_bed(&b, &small, 16);
+    for (int i = 0; i < N; i++) {
+        struct gen_spec s = spec(p[i], 60, 60); /* 4 pages: two at once */
+        g[i] = submit(&b, &s, &o[i]);
+    }
+    step_at(&b, 1);
+    assert_int_equal(b.r.running, 2);
+    assert_int_equal(b.r.waiting, N - 2);
+    run(&b, 5000);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(g[i]->code, 0);
+        assert_int_equal(o[i].n[0], 60);
+        if (i)
+            assert_true(o[i].done_at >= o[i - 1].done_at); /* first come, first served */
+        gen_free(g[i]);
+    }
+    close_bed(&b);
+    free(o);
+}
+
+static void test_never_fits(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct err e;
+    static int32_t p[1100];
+    struct fake_opts small = roomy;
+    small.n_pages = 32;
+    open_bed(&b, &small, 16);
+    struct gen_spec s = spec(p, 1000, 30);
+    assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
+    assert_string_equal(e.param, "max_tokens");
+    s.n_prompt = 1100;
+    assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
+    assert_string_equal(e.param, "prompt");
+    s = spec(p, 10, 900);
+    s.n_choices = 2;
+    assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
+    assert_string_equal(e.param, "n");
+    s = spec(p, 10, 10);
+    s.n_choices = 65;
+    assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
+    p[3] = 1000;
+    s.n_choices = 1;
+    assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
+    p[3] = -1;
+    assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
+    close_bed(&b);
+}
+
+static void test_cancel(void **st)
+{
+    (void)st;
+    enum { N = 6 };
+    struct bed b;
+    struct gen *g[N];
+    struct out *o = outs(N);
+    static int32_t p[N][200];
+    open_bed(&b, &roomy, 16);
+    for (int i = 0; i < N; i++) {
+        struct gen_spec s = spec(p[i], i < 3 ? 200 : 20, 100);
+        s.n_choices = i == 4 ? 3 : 1;
+        g[i] = submit(&b, &s, &o[i]);
+    }
+    for (int i = 0; i < 20; i++)
+        step_at(&b, 1);
+    uint32_t before = kv_pages_free(b.m);
+    atomic_store(&g[0]->cancelled, true);
+    atomic_store(&g[4]->cancelled, true);
+    step_at(&b, 1);
+    assert_true(o[0].done && o[4].done);
+    assert_int_equal(g[0]->code, -ECANCELED);
+    assert_true(kv_pages_free(b.m) > before);
+    run(&b, 1000);
+    assert_int_equal(o[5].n[0], 100);
+    for (int i = 0; i < N; i++)
+        gen_free(g[i]);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_cancel_while_waiting(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(2);
+    static int32_t p[2][64];
+    struct fake_opts small = roomy;
+    small.max_seqs = 1;
+    open_bed(&b, &small, 16);
+    struct gen_spec s0 = spec(p[0], 30, 50), s1 = spec(p[1], 30, 50);
+    struct gen *a = submit(&b, &s0, &o[0]), *w = submit(&b, &s1, &o[1]);
+    step_at(&b, 1);
+    assert_int_equal(atomic_load(&w->state), GEN_QUEUED);
+    atomic_store(&w->cancelled, true);
+    step_at(&b, 1);
+    assert_true(o[1].done);
+    run(&b, 200);
+    assert_int_equal(o[0].n[0], 50);
+    gen_free(a);
+    gen_free(w);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_deadline(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(2);
+    static int32_t p[2][64];
+    open_bed(&b, &roomy, 16);
+    struct gen_spec s0 = spec(p[0], 30, 500), s1 = spec(p[1], 30, 10);
+    s0.deadline_ns = 1000;
+    struct gen *a = submit(&b, &s0, &o[0]), *c = submit(&b, &s1, &o[1]);
+    for (int i = 0; i < 5; i++)
+        step_at(&b, 999);
+    assert_false(o[0].done);
+    step_at(&b, 1000);
+    assert_true(o[0].done);
+    assert_int_equal(a->code, -ETIMEDOUT);
+    run(&b, 100);
+    assert_int_equal(c->code, 0);
+    gen_free(a);
+    gen_free(c);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_stop_of_a_choice(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(1);
+    static int32_t p[40];
+    open_bed(&b, &roomy, 64);
+    struct gen_spec s = spec(p, 40, 50);
+    s.n_choices = 3;
+    struct gen *g = submit(&b, &s, o);
+    for (int i = 0; i < 10; i++)
+        step_at(&b, 1);
+    uint32_t seqs = fake_open_seqs(b.m);
+    atomic_store(&g->choice_stopped[1], true);
+    step_at(&b, 1);
+    assert_int_equal(fake_open_seqs(b.m), seqs - 1);
+    run(&b, 100);
+    assert_int_equal(o->n[0], 50);
+    assert_int_equal(o->n[2], 50);
+    assert_true(o->n[1] < 50);
+    gen_free(g);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_eos(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(3);
+    static int32_t p[3][10];
+    struct fake_opts fo = roomy;
+    fo.eos = 7;
+    fo.eos_after = 4;
+    open_bed(&b, &fo, 16);
+    struct gen_spec s[3];
+    for (int i = 0; i < 3; i++)
+        s[i] = spec(p[i], 10, 20);
+    s[1].ignore_eos = true;
+    s[2].min_tokens = 9;
+    struct gen *g[3];
+    for (int i = 0; i < 3; i++)
+        g[i] = submit(&b, &s[i], &o[i]);
+    run(&b, 100);
+    assert_int_equal(o[0].n[0], 4);
+    assert_int_equal(o[0].finish[0], GEN_STOP);
+    assert_int_equal(o[1].n[0], 20);
+    assert_int_equal(o[1].finish[0], GEN_LENGTH);
+    assert_int_equal(o[2].n[0], 10);
+    assert_int_equal(o[2].finish[0], GEN_STOP);
+    for (int i = 0; i < 3; i++)
+        gen_free(g[i]);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_bias_of_min_tokens(void **st)
+{
+    (void)st;
+    static const int32_t eos[] = {9, 3};
+    static const struct kern_bias bias[] = {{2, 1}, {3, 5}, {8, -1}, {40, 2}};
+    int32_t p[4];
+    struct gen_spec s = spec(p, 4, 4);
+    s.eos = eos;
+    s.n_eos = 2;
+    s.bias = bias;
+    s.n_bias = 4;
+    s.min_tokens = 1;
+    struct gen *g = gen_create(&s);
+    static const int32_t want[] = {2, 3, 8, 9, 40};
+    assert_int_equal(g->n_bias_min, 5);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(g->bias_min[i].token, want[i]);
+    assert_true(g->bias_min[1].add == -INFINITY && g->bias_min[3].add == -INFINITY);
+    assert_true(g->bias_min[0].add == 1 && g->bias_min[4].add == 2);
+    gen_free(g);
+}
+
+/* One tenant floods, another sends now and then: the second is served as if the first had one request less. */
+static void test_fair_admission(void **st)
+{
+    (void)st;
+    enum { N = 41 };
+    struct bed b;
+    struct gen *g[N];
+    struct out *o = outs(N);
+    static int32_t p[N][40];
+    struct fake_opts small = roomy;
+    small.max_seqs = 4;
+    open_bed(&b, &small, 16);
+    for (int i = 0; i < N; i++) {
+        struct gen_spec s = spec(p[i], 30, 30);
+        s.tenant = i == N - 1;
+        g[i] = submit(&b, &s, &o[i]);
+    }
+    run(&b, 5000);
+    unsigned later = 0;
+    for (int i = 0; i < N - 1; i++)
+        later += o[i].done_at > o[N - 1].done_at;
+    assert_true(later >= 32); /* it went in with the first or second four */
+    for (int i = 0; i < N; i++)
+        gen_free(g[i]);
+    close_bed(&b);
+    free(o);
+}
+
+/* More runs than logit rows: the tenants' shares of decode rows stay equal. */
+static void test_fair_decode(void **st)
+{
+    (void)st;
+    enum { N = 50 };
+    struct bed b;
+    struct gen *g[N];
+    struct out *o = outs(N);
+    static int32_t p[N][8];
+    struct fake_opts fo = roomy;
+    fo.max_logits = 8;
+    open_bed(&b, &fo, 16);
+    for (int i = 0; i < N; i++) {
+        struct gen_spec s = spec(p[i], 4, 110);
+        p[i][0] = i < 45 ? 16 : 17;
+        s.tenant = i < 45 ? 0 : 3;
+        g[i] = submit(&b, &s, &o[i]);
+    }
+    for (int i = 0; i < 40; i++)
+        step_at(&b, 1);
+    uint32_t rows[2] = {0}, n0[45];
+    for (int i = 0; i < 45; i++)
+        n0[i] = o[i].n[0];
+    for (int i = 0; i < 50; i++) {
+        step_at(&b, 1);
+        rows[0] += fake_last(b.m)->rows_of_task[0];
+        rows[1] += fake_last(b.m)->rows_of_task[1];
+    }
+    assert_true(abs((int)rows[0] - (int)rows[1]) <= 50);
+    uint32_t least = UINT32_MAX, most = 0;
+    for (int i = 0; i < 45; i++) {
+        uint32_t n = o[i].n[0] - n0[i];
+        least = n < least ? n : least;
+        most = n > most ? n : most;
+    }
+    assert_true(most - least <= 2); /* in turn */
+    sched_end_all(b.s, -ESHUTDOWN, "end");
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(g[i]->code, -ESHUTDOWN);
+        gen_free(g[i]);
+    }
+    close_bed(&b);
+    free(o);
+}
+
+/* A long prompt beside decoding: a chunk a step, and a token for everybody each step. */
+static void test_chunks_beside_decode(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(2);
+    static int32_t p[2][500];
+    open_bed(&b, &roomy, 16);
+    struct gen_spec s0 = spec(p[0], 10, 200), s1 = spec(p[1], 500, 10);
+    struct gen *a = submit(&b, &s0, &o[0]);
+    step_at(&b, 1);
+    step_at(&b, 1);
+    struct gen *c = submit(&b, &s1, &o[1]);
+    uint32_t n0 = o[0].n[0], steps = 0;
+    while (!o[1].n[0]) {
+        step_at(&b, 1);
+        steps++;
+        assert_int_equal(o[0].n[0], n0 + steps);
+        assert_true(b.r.prefill_rows <= 16);
+    }
+    assert_int_equal(steps, (500 + 15) / 16);
+    run(&b, 1000);
+    gen_free(a);
+    gen_free(c);
+    close_bed(&b);
+    free(o);
+}
+
+/* However many runs decode, a prompt is read. */
+static void test_no_starvation_of_prompts(void **st)
+{
+    (void)st;
+    enum { N = 31 };
+    struct bed b;
+    struct gen *g[N];
+    struct out *o = outs(N);
+    static int32_t p[N][8];
+    struct fake_opts fo = roomy;
+    fo.max_rows = 16;
+    fo.max_logits = 16;
+    open_bed(&b, &fo, 16);
+    for (int i = 0; i < N; i++) {
+        struct gen_spec s = spec(p[i], 8, 200);
+        g[i] = submit(&b, &s, &o[i]);
+    }
+    for (int i = 0; i < 200; i++)
+        step_at(&b, 1);
+    for (int i = 0; i < N; i++)
+        assert_true(o[i].n[0] > 0);
+    run(&b, 5000);
+    for (int i = 0; i < N; i++)
+        gen_free(g[i]);
+    close_bed(&b);
+    free(o);
+}
+
+/* A large request of one tenant is passed by a bounded number of small ones of others. */
+static void test_no_starvation_of_large(void **st)
+{
+    (void)st;
+    enum { SMALL = 200 };
+    struct bed b;
+    static struct gen *g[SMALL + 1];
+    struct out *o = outs(SMALL + 1);
+    static int32_t p[SMALL + 1][900];
+    struct fake_opts fo = roomy;
+    fo.n_pages = 32;
+    open_bed(&b, &fo, 16);
+    for (int i = 0; i < 4; i++) {
+        struct gen_spec s = spec(p[i], 20, 20);
+        s.tenant = 1;
+        g[i] = submit(&b, &s, &o[i]);
+    }
+    step_at(&b, 1);
+    struct gen_spec large = spec(p[SMALL], 900, 100); /* 32 pages: all there are */
+    g[SMALL] = submit(&b, &large, &o[SMALL]);
+    int sent = 4;
+    for (uint32_t i = 0; i < 4000 && !o[SMALL].n[0]; i++) {
+        for (; sent < SMALL && b.r.waiting < 3; sent++) {
+            struct gen_spec s = spec(p[sent], 20, 20);
+            s.tenant = 1 + (uint32_t)sent % 3;
+            g[sent] = submit(&b, &s, &o[sent]);
+            b.r.waiting++;
+        }
+        step_at(&b, 1);
+    }
+    assert_true(o[SMALL].n[0] > 0);
+    assert_true(sent < SMALL); /* not after all of the others */
+    run(&b, 10000);
+    for (int i = 0; i < sent; i++)
+        gen_free(g[i]);
+    gen_free(g[SMALL]);
+    close_bed(&b);
+    free(o);
+}
+
+/* The loop does not drain: the generation pauses, nothing is lost, others go on. */
+static void test_full_ring(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(1);
+    static int32_t p[10];
+    open_bed(&b, &roomy, 16);
+    struct gen_spec s = spec(p, 10, 300);
+    struct gen *g = submit(&b, &s, o);
+    b.keep = true;
+    for (int i = 0; i < 200; i++)
+        step_at(&b, 1);
+    assert_int_equal(gen_room(g), 0);
+    assert_int_equal(b.r.rows, 0);
+    b.keep = false;
+    drain(g);
+    run(&b, 400);
+    assert_int_equal(o->n[0], 300);
+    gen_free(g);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_score_only(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(3);
+    static int32_t p[3][300];
+    open_bed(&b, &roomy, 16);
+    struct gen_spec s[3] = {spec(p[0], 300, 0), spec(p[1], 1, 0), spec(p[2], 1, 3)};
+    s[2].n_choices = 2;
+    struct gen *g[3];
+    for (int i = 0; i < 3; i++) {
+        s[i].score_prompt = true;
+        s[i].n_top = 0;
+        g[i] = submit(&b, &s[i], &o[i]);
+    }
+    run(&b, 200);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(g[i]->code, 0);
+        assert_int_equal(o[i].n_prompt, s[i].n_prompt);
+        assert_true(isnan(o[i].prompt_logprob[0]));
+        assert_int_equal(o[i].n[0], s[i].max_tokens);
+        gen_free(g[i]);
+    }
+    assert_int_equal(o[2].n[1], 3);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_step_fails(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(2);
+    static int32_t p[2][20];
+    open_bed(&b, &roomy, 16);
+    struct gen_spec s = spec(p[0], 20, 20);
+    s.n_choices = 3;
+    struct gen *g = submit(&b, &s, &o[0]);
+    for (int i = 0; i < 5; i++)
+        step_at(&b, 1);
+    fake_fail_next(b.m);
+    step_at(&b, 1);
+    assert_true(o[0].done);
+    assert_int_equal(g->code, -EIO);
+    assert_int_equal(b.r.failed, 1);
+    struct gen_spec s1 = spec(p[1], 20, 20);
+    struct gen *h = submit(&b, &s1, &o[1]);
+    run(&b, 100);
+    assert_int_equal(h->code, 0);
+    gen_free(g);
+    gen_free(h);
+    close_bed(&b);
+    free(o);
+}
+
+static void test_tasks_counted(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(6);
+    static int32_t p[6][4];
+    struct gen *g[6];
+    open_bed(&b, &roomy, 16);
+    for (int i = 0; i < 6; i++) {
+        struct gen_spec s = spec(p[i], 4, 4);
+        s.task = (uint64_t)i / 2;
+        g[i] = submit(&b, &s, &o[i]);
+    }
+    step_at(&b, 1);
+    assert_int_equal(b.r.tasks, 3);
+    run(&b, 100);
+    for (int i = 0; i < 6; i++)
+        gen_free(g[i]);
+    close_bed(&b);
+    free(o);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one),
+        cmocka_unit_test(test_mixed_equal_alone),
+        cmocka_unit_test(test_choices_share),
+        cmocka_unit_test(test_waits_for_pages),
+        cmocka_unit_test(test_never_fits),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_cancel_while_waiting),
+        cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_stop_of_a_choice),
+        cmocka_unit_test(test_eos),
+        cmocka_unit_test(test_bias_of_min_tokens),
+        cmocka_unit_test(test_fair_admission),
+        cmocka_unit_test(test_fair_decode),
+        cmocka_unit_test(test_chunks_beside_decode),
+        cmocka_unit_test(test_no_starvation_of_prompts),
+        cmocka_unit_test(test_no_starvation_of_large),
+        cmocka_unit_test(test_full_ring),
+        cmocka_unit_test(test_score_only),
+        cmocka_unit_test(test_step_fails),
+        cmocka_unit_test(test_tasks_counted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
