@@ -3,7 +3,7 @@
  * Any thread; the bytes read from stay the caller's and are not needed afterwards. The order is: the head against the
  * file's length, the manifest against its hash, every size in the manifest against the limits and against the others,
  * every frame's compressed bytes against its hash and the size it states; only then is one block of exactly the stated
- * size allocated and filled. So a file can make us allocate at most lim->max_bytes and a manifest of 16 MiB, and every
+ * size allocated and filled. So a file can make us allocate at most lim->max_bytes and a manifest of 32 MiB, and every
  * byte of the file is covered by a check whose failure says where.
  *
  * Frames follow each other without holes up to the file's last byte; tensors fill their frame without holes; each
@@ -399,7 +399,7 @@ static int read_frames(struct reader *r, size_t bytes, struct err *e)
 
 static int read_manifest(struct reader *r, size_t *bytes, struct err *e)
 {
-    static const struct json_limits limits = {.depth = 8, .values = 2000000};
+    static const struct json_limits limits = {.depth = 8, .values = 2500000};
     size_t manifest = 0;
     json_t *layers = NULL;
     int rc = read_head(r, &manifest, e);

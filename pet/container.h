@@ -8,7 +8,7 @@
 
 #define PET_MAGIC "\x89PET\r\n\x1a\n"
 #define PET_VERSION 1u
-#define PET_MAX_MANIFEST ((size_t)16 << 20)
+#define PET_MAX_MANIFEST ((size_t)32 << 20)
 #define PET_MAX_LAYERS 65536u
 #define PET_MAX_WINDOW_LOG 27 /* 128 MiB: what zstd itself writes at most without asking */
 

@@ -14,8 +14,8 @@
 #define PET_NO_BAD UINT64_MAX
 #define PET_MAX_RANK 256u
 #define PET_MAX_BYTES ((size_t)4 << 30)
-#define PET_MAX_MODULE 200u   /* characters of a module's path */
-#define PET_MAX_PARTS 262144u /* linears that one module may touch */
+#define PET_MAX_MODULE 200u  /* characters of a module's path */
+#define PET_MAX_PARTS 65536u /* linears that one module may touch */
 
 struct pet_tensor {
     enum dtype type; /* F32, F16 or BF16 */

@@ -21,13 +21,41 @@ struct pet_slot {
     size_t bytes;
 };
 
-static const struct pet_site *find_site(const struct pet_target *t, const char *module)
+/* The site of each part, in the parts' order; found by walking both sorted lists. */
+struct match {
+    const struct pet_site **by_name; /* [n_sites], sorted by module */
+    const struct pet_site **of;      /* [n_parts] */
+    size_t bytes;                    /* on the device */
+};
+
+static void match_free(struct match *m)
 {
-    for (uint32_t i = 0; i < t->n_sites; i++) {
-        if (!strcmp(t->sites[i].module, module))
-            return &t->sites[i];
+    free(m->by_name);
+    free(m->of);
+}
+
+static int cmp_sites(const void *a, const void *b)
+{
+    return strcmp((*(const struct pet_site *const *)a)->module, (*(const struct pet_site *const *)b)->module);
+}
+
+/* Parts without a site get NULL. */
+static int match_sites(const struct pet *p, const struct pet_target *t, struct match *m, struct err *e)
+{
+    m->by_name = malloc((t->n_sites + (size_t)1) * sizeof *m->by_name);
+    m->of = malloc(p->n_parts * sizeof *m->of);
+    if (!m->by_name || !m->of)
+        return err_set(e, -ENOMEM, "out of memory for a table of %u sites", t->n_sites);
+    for (uint32_t i = 0; i < t->n_sites; i++)
+        m->by_name[i] = &t->sites[i];
+    qsort(m->by_name, t->n_sites, sizeof *m->by_name, cmp_sites);
+    for (size_t i = 0, j = 0; i < p->n_parts; i++) {
+        while (j < t->n_sites && strcmp(m->by_name[j]->module, p->parts[i].module) < 0)
+            j++;
+        bool same = j < t->n_sites && !strcmp(m->by_name[j]->module, p->parts[i].module);
+        m->of[i] = same ? m->by_name[j] : NULL;
     }
-    return NULL;
+    return 0;
 }
 
 static bool hash_known(const struct hash *h)
@@ -77,10 +105,9 @@ static int check_index(const char *module, const char *what, const uint32_t *ind
     return 0;
 }
 
-static int check_part(const struct part *q, const struct pet_target *t, struct err *e)
+static int check_part(const struct part *q, const struct pet_site *s, const struct pet_target *t, struct err *e)
 {
     const char *base = t->base_name && *t->base_name ? t->base_name : "the backbone";
-    const struct pet_site *s = find_site(t, q->module);
     if (!s)
         return err_set(e, -EINVAL, "module \"%s\" is no linear of %s", q->module, base);
     if (q->k != s->k_orig || q->n != s->n_orig)
@@ -94,36 +121,41 @@ static int check_part(const struct part *q, const struct pet_target *t, struct e
     return r;
 }
 
-static int check_all(const struct pet *p, const struct pet_target *t, size_t *bytes, struct err *e)
+/* m is filled, and to be freed, whatever comes back. */
+static int check_all(const struct pet *p, const struct pet_target *t, struct match *m, struct err *e)
 {
+    *m = (struct match){0};
     int r = pet_finite(p, e);
     if (!r && t->type != KERN_BF16 && t->type != KERN_F32)
         r = err_set(e, -EINVAL, "modules are kept as bf16 or f32 on a device");
     if (!r)
         r = check_lineage(p, t, e);
-    size_t sum = 0;
+    if (!r)
+        r = match_sites(p, t, m, e);
     for (size_t i = 0; !r && i < p->n_parts; i++) {
         const struct part *q = &p->parts[i];
-        r = check_part(q, t, e);
-        const struct pet_site *s = r ? NULL : find_site(t, q->module);
-        if (!r && ck_add(sum, kern_lr_bytes(t->type, q->rank, s->k, s->n), &sum))
+        const struct pet_site *s = m->of[i];
+        r = check_part(q, s, t, e);
+        if (!r && ck_add(m->bytes, kern_lr_bytes(t->type, q->rank, s->k, s->n), &m->bytes))
             r = err_set(e, -EOVERFLOW, "the module is too large for memory");
     }
-    if (!r)
-        *bytes = sum;
     return r;
 }
 
 int pet_check(const struct pet *p, const struct pet_target *t, struct err *e)
 {
-    size_t bytes = 0;
-    return check_all(p, t, &bytes, e);
+    struct match m;
+    int r = check_all(p, t, &m, e);
+    match_free(&m);
+    return r;
 }
 
 size_t pet_resident_bytes(const struct pet *p, const struct pet_target *t)
 {
-    size_t bytes = 0;
-    return check_all(p, t, &bytes, NULL) ? 0 : bytes;
+    struct match m;
+    int r = check_all(p, t, &m, NULL);
+    match_free(&m);
+    return r ? 0 : m.bytes;
 }
 
 /* ---- loading ---- */
@@ -161,10 +193,9 @@ static int check_lowered(const struct part *q, char role, enum kern_type type, c
     return 0;
 }
 
-static int load_part(struct kern_dev *d, const struct part *q, const struct pet_target *t, struct pet_slot *slot,
-                     size_t *at, struct err *e)
+static int load_part(struct kern_dev *d, const struct part *q, const struct pet_site *s, const struct pet_target *t,
+                     struct pet_slot *slot, size_t *at, struct err *e)
 {
-    const struct pet_site *s = find_site(t, q->module);
     size_t na = (size_t)q->rank * s->k, nb = (size_t)q->rank * s->n;
     float *a = malloc((na + nb + q->k) * sizeof *a), *b = a + na;
     if (!a)
@@ -187,24 +218,31 @@ static int load_part(struct kern_dev *d, const struct part *q, const struct pet_
     return r;
 }
 
+static struct pet_slot *slot_new(uint32_t n_sites, size_t bytes)
+{
+    struct pet_slot *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->site = calloc(n_sites, sizeof *s->site);
+    s->slot = (struct kern_slot){.n_sites = n_sites, .site = s->site};
+    s->bytes = bytes;
+    return s;
+}
+
 int pet_load(struct kern_dev *d, const struct pet *p, const struct pet_target *t, struct pet_slot **out, struct err *e)
 {
-    size_t bytes = 0, at = 0;
-    int r = check_all(p, t, &bytes, e);
-    if (r)
-        return r;
-    struct pet_slot *s = calloc(1, sizeof *s);
-    if (s)
-        s->site = calloc(t->n_sites, sizeof *s->site);
-    if (!s || !s->site) {
-        pet_unload(d, s);
-        return err_set(e, -ENOMEM, "out of memory for a table of %u sites", t->n_sites);
+    struct match m;
+    struct pet_slot *s = NULL;
+    size_t at = 0;
+    int r = check_all(p, t, &m, e);
+    if (!r) {
+        s = slot_new(t->n_sites, m.bytes);
+        r = s && s->site ? kern_alloc(d, m.bytes, &s->mem, e)
+                         : err_set(e, -ENOMEM, "out of memory for a table of %u sites", t->n_sites);
     }
-    s->slot = (struct kern_slot){.n_sites = t->n_sites, .site = s->site};
-    s->bytes = bytes;
-    r = kern_alloc(d, bytes, &s->mem, e);
     for (size_t i = 0; !r && i < p->n_parts; i++)
-        r = load_part(d, &p->parts[i], t, s, &at, e);
+        r = load_part(d, &p->parts[i], m.of[i], t, s, &at, e);
+    match_free(&m);
     if (r)
         pet_unload(d, s);
     else

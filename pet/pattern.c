@@ -1,7 +1,7 @@
 /* pattern.c - regular expressions from outside, on PCRE2 and a budget.
  *
  * One thread at a time for all patterns of one budget. PCRE2's interpreter calls back before every item of a pattern,
- * which counts the steps exactly, whatever the machine; a configuration that needs more than MAX_STEPS for all its
+ * which counts the steps, whatever the machine; a configuration that needs more than MAX_STEPS for all its
  * modules is refused. Heap and depth are limited too, and the compiled patterns together stay under MAX_COMPILED.
  * Python's syntax and PCRE2's are the same for what module patterns use (groups, classes, anchors, named groups).
  */
@@ -15,7 +15,7 @@
 #include "common/buf.h"
 
 enum { MAX_KEY = 4096, MAX_COMPILED = 8 << 20, MAX_HEAP_KIB = 4096, MAX_DEPTH = 10000 };
-#define MAX_STEPS 20000000u
+#define MAX_STEPS 5000000u
 
 struct pattern {
     pcre2_code *code;
@@ -96,6 +96,7 @@ int pattern_compile(const char *before, const char *key, const char *after, stru
         return r;
     }
     pcre2_set_callout(p->ctx, count_step, b);
+    pcre2_set_match_limit(p->ctx, MAX_STEPS);
     pcre2_set_heap_limit(p->ctx, MAX_HEAP_KIB);
     pcre2_set_depth_limit(p->ctx, MAX_DEPTH);
     *out = p;

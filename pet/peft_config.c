@@ -20,11 +20,14 @@
 #include "formats/json.h"
 #include "pet/pattern.h"
 
-enum { MAX_PATTERNS = 4096, MAX_LIST = 16384, MAX_LAYER = 1 << 20, MAX_CONFIG_VALUES = 200000 };
+enum { MAX_PATTERNS = 4096, MAX_LIST = 16384, MAX_COMPARES = 100000000, MAX_CONFIG_VALUES = 200000 };
 
-struct keyed { /* one entry of rank_pattern or alpha_pattern */
-    const char *key;
-    struct pattern *pattern; /* NULL: key is plain text, where a dot stands for any character */
+#define ANY '\x01' /* in a keyed text */
+
+struct keyed {  /* one entry of rank_pattern or alpha_pattern */
+    char *text; /* where the key is plain text, else NULL */
+    bool anchored;
+    struct pattern *pattern;
     double value;
 };
 
@@ -41,6 +44,7 @@ struct names { /* target_modules or exclude_modules */
 struct peft_config {
     json_t *root;
     struct pattern_budget budget;
+    size_t compares; /* of names with list entries, so far */
     const char *base;
     uint32_t r;
     double alpha;
@@ -143,28 +147,52 @@ static int check_init(json_t *root, struct err *e)
         s ? s : "(not a text)");
 }
 
-/* ---- patterns ---- */
-
-static bool is_plain(const char *key)
+/* Counts a walk over n entries: lists times modules can be long on purpose. */
+static int spend(struct peft_config *c, size_t n, struct err *e)
 {
-    for (const char *s = key; *s; s++) {
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.", *s))
-            return false;
-    }
-    return true;
+    c->compares += n;
+    if (c->compares > MAX_COMPARES)
+        return err_set(e, -E2BIG, "its lists are too long for so many modules");
+    return 0;
 }
 
-/* What `(.*\.)?(key)$` does for a plain key. */
-static bool plain_match(const char *key, const char *module)
+/* ---- patterns ---- */
+
+/* Keys of plain text need no regular expression: letters, digits, "_", "-", escaped punctuation, and dots; perhaps "^"
+ * in front. NULL when key is not one, or no memory is left; else a malloc'ed text where ANY stands for any character.
+ */
+static char *plain_text(const char *key, bool *anchored)
 {
-    size_t k = strlen(key), m = strlen(module);
-    if (k > m)
+    char *out = malloc(strlen(key) + 1), *o = out;
+    *anchored = *key == '^';
+    for (const char *s = key + *anchored; out && *s; s++) {
+        if (*s == '.') {
+            *o++ = ANY;
+        } else if (*s == '\\' && s[1] && strchr(".-_", s[1])) {
+            *o++ = *++s;
+        } else if (strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-", *s)) {
+            *o++ = *s;
+        } else {
+            free(out);
+            return NULL;
+        }
+    }
+    if (out)
+        *o = 0;
+    return out;
+}
+
+/* What `(.*\.)?(key)$` does for such a key. */
+static bool plain_match(const struct keyed *key, const char *module)
+{
+    size_t k = strlen(key->text), m = strlen(module);
+    if (k > m || (key->anchored && k != m))
         return false;
     const char *end = module + (m - k);
     if (end != module && end[-1] != '.')
         return false;
     for (size_t i = 0; i < k; i++) {
-        if (key[i] != '.' && key[i] != end[i])
+        if (key->text[i] != ANY && key->text[i] != end[i])
             return false;
     }
     return true;
@@ -186,12 +214,12 @@ static int read_keyed(struct peft_config *c, const char *name, double min, doubl
     json_object_foreach(obj, key, v)
     {
         struct keyed *k = &out->at[out->n++];
-        k->key = key;
         k->value = json_number_value(v);
         if (!json_is_number(v) || !(k->value >= min && k->value <= max) || (min > 0 && !json_is_integer(v)))
             return err_param(e, -EINVAL, name, "\"%s\": the value of \"%.64s\" must be %s", name, key,
                              min > 0 ? "an integer of 1 or more" : "a finite number");
-        r = is_plain(key) ? 0 : pattern_compile("(.*\\.)?(", key, ")$", &c->budget, &k->pattern, e);
+        k->text = plain_text(key, &k->anchored);
+        r = k->text ? 0 : pattern_compile("(.*\\.)?(", key, ")$", &c->budget, &k->pattern, e);
         if (r)
             return err_prefix(e, r, "\"%s\"", name);
     }
@@ -199,29 +227,29 @@ static int read_keyed(struct peft_config *c, const char *name, double min, doubl
 }
 
 /* The first entry that matches, or *out as it was. */
-static int find_keyed(const struct keyed_list *l, const char *module, double *out, struct err *e)
+static int find_keyed(struct peft_config *c, const struct keyed_list *l, const char *module, double *out, struct err *e)
 {
-    for (size_t i = 0; i < l->n; i++) {
+    int r = spend(c, l->n, e);
+    for (size_t i = 0; !r && i < l->n; i++) {
         bool found = false;
-        int r = 0;
         if (l->at[i].pattern)
             r = pattern_match(l->at[i].pattern, module, false, &found, NULL, NULL, e);
         else
-            found = plain_match(l->at[i].key, module);
-        if (r)
-            return r;
-        if (found) {
+            found = plain_match(&l->at[i], module);
+        if (!r && found) {
             *out = l->at[i].value;
             return 0;
         }
     }
-    return 0;
+    return r;
 }
 
 static void free_keyed(struct keyed_list *l)
 {
-    for (size_t i = 0; i < l->n; i++)
+    for (size_t i = 0; i < l->n; i++) {
         pattern_free(l->at[i].pattern);
+        free(l->at[i].text);
+    }
     free(l->at);
 }
 
@@ -365,10 +393,13 @@ static int layer_is_in(const struct peft_config *c, const char *module, bool *in
     return 0;
 }
 
-static int is_target(const struct peft_config *c, const char *module, bool *out, struct err *e)
+static int is_target(struct peft_config *c, const char *module, bool *out, struct err *e)
 {
     bool hit = false, exact = false;
-    int r = 0;
+    int r =
+        spend(c, json_array_size(c->excluded.list) + json_array_size(c->targets.list) + json_array_size(c->layers), e);
+    if (r)
+        return r;
     if (c->excluded.pattern)
         r = pattern_match(c->excluded.pattern, module, true, &hit, NULL, NULL, e);
     else if (c->excluded.list)
@@ -480,9 +511,9 @@ int peft_config_module(struct peft_config *c, const char *module, uint32_t *rank
     if (!rc && !target)
         rc = err_set(e, -EINVAL, "it holds tensors for module \"%s\", which the configuration does not target", module);
     if (!rc)
-        rc = find_keyed(&c->ranks, module, &r, e);
+        rc = find_keyed(c, &c->ranks, module, &r, e);
     if (!rc)
-        rc = find_keyed(&c->alphas, module, &alpha, e);
+        rc = find_keyed(c, &c->alphas, module, &alpha, e);
     if (rc)
         return rc;
     *rank = (uint32_t)r;

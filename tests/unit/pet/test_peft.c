@@ -49,6 +49,10 @@ static void test_taken(void **s)
         {TARGET ", \"alpha_pattern\": {\"^self_attn.q_proj\": 6}", 4}, /* "^" is the name's beginning */
         {TARGET ", \"alpha_pattern\": {\"^model.layers.0.self_attn.q_proj\": 6}", 3},
         {TARGET ", \"alpha_pattern\": {\"k_proj|q_proj\": 6}", 3},
+        {TARGET ", \"alpha_pattern\": {\"self_attn\\\\.q_proj\": 6}", 3},
+        {TARGET ", \"alpha_pattern\": {\"self\\\\.attn.q_proj\": 6}", 4}, /* an escaped dot is a dot */
+        {TARGET ", \"alpha_pattern\": {\"^q_proj\": 6}", 4},
+        {TARGET ", \"alpha_pattern\": {\"\": 6}", 4},
         {TARGET ", \"alpha_pattern\": {\"" Q(0) ".x\": 6, \"" Q(0) "\": 2}", 1},
         {TARGET ", \"alpha_pattern\": null, \"rank_pattern\": {}", 4},
         {TARGET ", \"layers_to_transform\": 0", 4},

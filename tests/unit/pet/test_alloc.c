@@ -1,0 +1,159 @@
+/* test_alloc.c - allocations that fail, one by one: everything in pet/ says so and gives back what it had.
+ *
+ * Linked with --wrap, so that each malloc, calloc and realloc of our own objects can fail (the libraries' own are not
+ * touched). A sanitizer build sees what leaks.
+ */
+#include "pet_testlib.h"
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t m);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t m);
+void *__wrap_realloc(void *p, size_t n);
+
+static long left = -1; /* allocations until one fails; negative: none does */
+static long seen;
+
+static bool fails(void)
+{
+    seen++;
+    return left >= 0 && left-- == 0;
+}
+
+void *__wrap_malloc(size_t n)
+{
+    return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t m)
+{
+    return fails() ? NULL : __real_calloc(n, m);
+}
+
+void *__wrap_realloc(void *p, size_t n)
+{
+    return fails() ? NULL : __real_realloc(p, n);
+}
+
+static struct kern_dev *dev;
+static struct pet *lora, *recovery;
+static struct pet_site sites[2];
+static const struct pet_target target = {.sites = sites, .n_sites = 2, .type = KERN_F32};
+static const struct pair pairs[] = {{"a.0.q", 2, 8, 4, DT_F32}, {"a.1.q", 3, 8, 4, DT_BF16}};
+
+static int open_path(const char *path, struct err *e)
+{
+    struct pet *p = NULL;
+    int r = pet_open(path, NULL, &p, e);
+    assert_true(!r == !!p);
+    pet_close(p);
+    return r;
+}
+
+static int do_peft(struct err *e)
+{
+    return open_path(scratch("m"), e);
+}
+
+static int do_recovery(struct err *e)
+{
+    return open_path(scratch("r.safetensors"), e);
+}
+
+static int do_container(struct err *e)
+{
+    return open_path(scratch("m.pet"), e);
+}
+
+static int do_write(struct err *e)
+{
+    static const struct pet_lineage l = {.architecture = "llama"};
+    return pet_write(recovery, &l, scratch("out.pet"), e);
+}
+
+static int do_write_peft(struct err *e)
+{
+    return pet_write_peft(lora, scratch("out"), e);
+}
+
+static int do_load(struct err *e)
+{
+    struct pet_slot *s = NULL;
+    int r = pet_load(dev, lora, &target, &s, e);
+    assert_true(!r == !!s);
+    pet_unload(dev, s);
+    return r;
+}
+
+static void test_each(void **s)
+{
+    (void)s;
+    static int (*const all[])(struct err *) = {do_peft, do_recovery, do_container, do_write, do_write_peft, do_load};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        struct err e = {0};
+        seen = 0;
+        left = -1;
+        assert_int_equal(all[i](&e), 0);
+        long n = seen, done_without = 0;
+        assert_true(n > 2);
+        for (long k = 0; k < n; k++) {
+            e = (struct err){0};
+            left = k;
+            int r = all[i](&e);
+            left = -1;
+            if (r && r != -ENOMEM && r != -E2BIG) /* 0: a slower way did without; -E2BIG: a buffer */
+                fail_msg("%zu, allocation %ld of %ld: %d, \"%s\"", i, k, n, r, e.msg);
+            assert_true(!r == !e.msg[0]);
+            done_without += !r;
+        }
+        assert_true(done_without <= 1);
+        assert_int_equal(all[i](&e), 0);
+    }
+}
+
+static int set_up(void **s)
+{
+    (void)s;
+    static const char *const meta[] = {"cpet.kind", "recovery", "cpet.fn", "gelu", "cpet.scale", "0.5", NULL};
+    struct kern_opts o = {.threads = 1, .max_level = "scalar"};
+    struct err e = {0};
+    scratch_make();
+    write_peft(scratch("m"),
+               config_of(2, 4,
+                         ", \"target_modules\": [\"q\"], \"rank_pattern\": {\".*1.q\": 3}, \"exclude_modules\": "
+                         "\"x\", \"layers_to_transform\": [0, 1], \"layers_pattern\": \"a\""),
+               pairs, 2);
+    write_pairs(scratch("r.safetensors"), pairs, 2, "", ".recovery_A", ".recovery_B", meta);
+    for (int i = 0; i < 2; i++) {
+        strcpy(sites[i].module, pairs[i].module);
+        sites[i].k = sites[i].k_orig = 8;
+        sites[i].n = sites[i].n_orig = 4;
+    }
+    int r = kern_open(&o, &dev, &e);
+    if (!r)
+        r = pet_open(scratch("m"), NULL, &lora, &e);
+    if (!r)
+        r = pet_open(scratch("r.safetensors"), NULL, &recovery, &e);
+    if (!r)
+        r = pet_write(lora, NULL, scratch("m.pet"), &e);
+    if (r)
+        fprintf(stderr, "%s\n", e.msg);
+    return r;
+}
+
+static int tear_down(void **s)
+{
+    (void)s;
+    pet_close(lora);
+    pet_close(recovery);
+    kern_close(dev);
+    scratch_remove();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_each)};
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
