@@ -61,9 +61,11 @@ float check_unit(struct check *c);                                  /* in [-1, 1
 float check_normal(struct check *c);                                /* about a normal distribution, within 6 */
 void check_fill(struct check *c, float *x, size_t n, float spread); /* normal times spread */
 
-/* Calls fn(ctx) for about 0.3 s and answers the seconds of a call in the fastest batch of them (about 1 ms each, so
- * that other programs' turns on the processor fall between batches). */
+/* Calls fn(ctx) for about 0.3 s and answers the seconds of a call in the fastest batch of them (about 1 ms each):
+ * processor time of this thread, so that other programs on the machine show little. */
 double check_time(void (*fn)(void *ctx), void *ctx);
+/* The same by the clock on the wall, for what runs on several threads. */
+double check_time_wall(void (*fn)(void *ctx), void *ctx);
 /* Prints "name  time  GB/s  GOPS" of the case at hand (0: left out). */
 void check_report(struct check *c, double seconds, double bytes, double ops);
 

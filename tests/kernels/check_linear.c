@@ -486,12 +486,15 @@ static void bench_products(struct check *c, enum kern_level l)
             if (!check_case(c, l, "linear/%s n=576 k=576 rows=%u", names[type], rows[i]))
                 continue;
             prod_open(c, &b.p, (enum kern_type)type, 576, 576, rows[i], false);
+            b.p.p.ldy = 576; /* as a model has it: whole lines */
+            b.p.p.y = check_alloc(c, (size_t)rows[i] * 576 * sizeof(float));
             double weights = 576.0 * 576;
             check_report(c, check_time(bench_product, &b),
                          weights * (type == KERN_S8     ? 1
                                     : type == KERN_BF16 ? 2
                                                         : 4),
                          2 * weights * rows[i]);
+            check_free(c, b.p.p.y);
             prod_close(c, &b.p);
         }
 }

@@ -38,7 +38,9 @@ static kmem take(struct check *c, struct kern_dev *d, size_t bytes)
     return m;
 }
 
-static struct kern_mat random_mat(struct check *c, struct kern_dev *d, enum kern_type type, uint32_t n, uint32_t k)
+/* At *at, which moves on by the matrix's size; or in memory of its own, where at is NULL. */
+static struct kern_mat random_mat(struct check *c, struct kern_dev *d, enum kern_type type, uint32_t n, uint32_t k,
+                                  kmem *at)
 {
     size_t size = type == KERN_S8 ? 1 : type == KERN_BF16 ? 2 : 4, values = (size_t)n * k;
     uint8_t *src = malloc(values * size);
@@ -59,7 +61,10 @@ static struct kern_mat random_mat(struct check *c, struct kern_dev *d, enum kern
     for (uint32_t i = 0; i < n; i++)
         scale[i] = 0.0005f * (1 + (float)(i % 7));
     struct kern_mat m;
-    kern_mat_init(&m, type, n, k, false, take(c, d, kern_mat_bytes(type, n, k, false)));
+    size_t bytes = kern_mat_bytes(type, n, k, false);
+    kern_mat_init(&m, type, n, k, false, at ? *at : take(c, d, bytes));
+    if (at)
+        at->a += bytes;
     kern_mat_pack(d, &m, 0, n, src, scale, NULL);
     free(src);
     free(scale);
@@ -110,9 +115,9 @@ static void block_ops(struct block *b)
 static void block_open(struct check *c, struct block *b, enum kern_level l, unsigned threads, enum kern_type type)
 {
     b->d = open_dev(c, l, threads);
-    b->embed = random_mat(c, b->d, type, VOCAB, HIDDEN);
-    b->up = random_mat(c, b->d, type, 2 * FFN, HIDDEN);
-    b->down = random_mat(c, b->d, type, HIDDEN, FFN);
+    b->embed = random_mat(c, b->d, type, VOCAB, HIDDEN, NULL);
+    b->up = random_mat(c, b->d, type, 2 * FFN, HIDDEN, NULL);
+    b->down = random_mat(c, b->d, type, HIDDEN, FFN, NULL);
     b->normed = new_act(c, b->d, ROWS, HIDDEN, type);
     b->act = new_act(c, b->d, ROWS, FFN, type);
     b->last = new_act(c, b->d, ROWS, HIDDEN, type);
@@ -276,7 +281,7 @@ struct pass {
     struct kern_dev *d;
     struct kern_mat qkv[LAYERS], o[LAYERS], up[LAYERS], down[LAYERS], head;
     struct kern_act hidden, ffn;
-    kmem y, small;
+    kmem y, small, weights;
     struct kern_op ops[3 * 4 * LAYERS + 1];
     size_t n_ops;
     struct kern_step step;
@@ -284,8 +289,8 @@ struct pass {
 
 static void pass_op(struct pass *p, const struct kern_mat *m, const struct kern_act *a, bool gathered)
 {
-    p->ops[p->n_ops++] = (struct kern_op){
-        .kind = KERN_OP_LINEAR, .mat = m, .act = a, .y = p->y, .ldy = m->n > 4096 ? m->n : 4096, .gathered = gathered};
+    p->ops[p->n_ops++] =
+        (struct kern_op){.kind = KERN_OP_LINEAR, .mat = m, .act = a, .y = p->y, .ldy = m->n, .gathered = gathered};
 }
 
 static void pass_open(struct check *c, struct pass *p, enum kern_level l, unsigned threads, enum kern_type type,
@@ -299,13 +304,15 @@ static void pass_open(struct check *c, struct pass *p, enum kern_level l, unsign
     p->small = take(c, p->d, 4096 * 4);
     check_fill(c, (float *)p->hidden.f32.a, (size_t)MAX_ROWS * 576, 1);
     check_fill(c, (float *)p->ffn.f32.a, (size_t)MAX_ROWS * 1536, 1);
-    struct kern_op norm = {.kind = KERN_OP_NORM, .x = p->y, .ldx = 4096, .gain = p->small, .act = &p->hidden};
-    struct kern_op swiglu = {.kind = KERN_OP_SWIGLU, .x = p->y, .ldx = 4096, .n = 1536, .act = &p->ffn};
+    struct kern_op norm = {.kind = KERN_OP_NORM, .x = p->y, .ldx = 576, .gain = p->small, .act = &p->hidden};
+    struct kern_op swiglu = {.kind = KERN_OP_SWIGLU, .x = p->y, .ldx = 3072, .n = 1536, .act = &p->ffn};
+    size_t size = type == KERN_S8 ? 1 : type == KERN_BF16 ? 2 : 4;
+    kmem at = p->weights = take(c, p->d, size * (140u << 20)); /* in one piece, as a model has it */
     for (int i = 0; i < LAYERS; i++) {
-        p->qkv[i] = random_mat(c, p->d, type, 960, 576);
-        p->o[i] = random_mat(c, p->d, type, 576, 576);
-        p->up[i] = random_mat(c, p->d, type, 3072, 576);
-        p->down[i] = random_mat(c, p->d, type, 576, 1536);
+        p->qkv[i] = random_mat(c, p->d, type, 960, 576, &at);
+        p->o[i] = random_mat(c, p->d, type, 576, 576, &at);
+        p->up[i] = random_mat(c, p->d, type, 3072, 576, &at);
+        p->down[i] = random_mat(c, p->d, type, 576, 1536, &at);
         if (rows_too)
             p->ops[p->n_ops++] = norm;
         pass_op(p, &p->qkv[i], &p->hidden, false);
@@ -317,19 +324,13 @@ static void pass_open(struct check *c, struct pass *p, enum kern_level l, unsign
             p->ops[p->n_ops++] = swiglu;
         pass_op(p, &p->down[i], &p->ffn, false);
     }
-    p->head = random_mat(c, p->d, type, 49152, 576);
+    p->head = random_mat(c, p->d, type, 49152, 576, &at);
     pass_op(p, &p->head, &p->hidden, true);
 }
 
 static void pass_close(struct pass *p)
 {
-    for (int i = 0; i < LAYERS; i++) {
-        kern_free(p->d, p->qkv[i].w);
-        kern_free(p->d, p->o[i].w);
-        kern_free(p->d, p->up[i].w);
-        kern_free(p->d, p->down[i].w);
-    }
-    kmem rest[] = {p->head.w, p->hidden.f32, p->ffn.f32, p->y, p->small};
+    kmem rest[] = {p->weights, p->hidden.f32, p->ffn.f32, p->y, p->small};
     for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++)
         kern_free(p->d, rest[i]);
     kern_close(p->d);
@@ -339,6 +340,40 @@ static void pass_run(void *ctx)
 {
     struct pass *p = ctx;
     kern_run(p->d, p->ops, p->n_ops, &p->step);
+}
+
+struct reading {
+    const uint64_t *p;
+    size_t n;
+    volatile uint64_t sum;
+};
+
+static void read_all(void *ctx)
+{
+    struct reading *r = ctx;
+    uint64_t a = 0, b = 0, c = 0, d = 0;
+    for (size_t i = 0; i + 4 <= r->n; i += 4) {
+        a += r->p[i];
+        b += r->p[i + 1];
+        c += r->p[i + 2];
+        d += r->p[i + 3];
+    }
+    r->sum = a + b + c + d;
+}
+
+/* As many bytes as a pass reads, by one thread: what the passes over few rows are to be compared with. */
+static void bench_reading(struct check *c)
+{
+    if (!check_case(c, KERN_SCALAR, "pass/reading threads=1"))
+        return;
+    struct kern_dev *d = open_dev(c, KERN_SCALAR, 1);
+    size_t bytes = (size_t)576 * (LAYERS * (960 + 576 + 3072 + 1536) + 49152);
+    kmem m = take(c, d, bytes);
+    memset((void *)m.a, 1, bytes);
+    struct reading r = {.p = (const uint64_t *)m.a, .n = bytes / 8};
+    check_report(c, check_time(read_all, &r), (double)bytes, 0);
+    kern_free(d, m);
+    kern_close(d);
 }
 
 /* All linears and the head once; rows_too: with the norms and SwiGLUs between them. */
@@ -367,7 +402,8 @@ static void bench_pass(struct check *c, enum kern_level l, enum kern_type type, 
             kern_run(p.d, forms, 2, &p.step);
             double weights = 576.0 * (LAYERS * (960 + 576 + 3072 + 1536) + 49152);
             double bytes = weights * (type == KERN_S8 ? 1 : type == KERN_BF16 ? 2 : 4);
-            check_report(c, check_time(pass_run, &p), bytes, 2 * weights * rows[i]);
+            double t = threads > 1 ? check_time_wall(pass_run, &p) : check_time(pass_run, &p);
+            check_report(c, t, bytes, 2 * weights * rows[i]);
         }
         if (open)
             pass_close(&p);
@@ -377,6 +413,8 @@ static void bench_pass(struct check *c, enum kern_level l, enum kern_type type, 
 
 void check_region(struct check *c)
 {
+    if (c->bench)
+        bench_reading(c);
     for (int l = 0; l <= (int)c->best; l++) {
         if (c->bench) {
             bench_pass(c, (enum kern_level)l, KERN_S8, false);
