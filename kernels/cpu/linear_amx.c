@@ -66,12 +66,30 @@ static struct operands operands_of(const struct cpu_linear *a, bool bf16)
             _tile_dpbsud(sum, x, w);                                                                                   \
     } while (0)
 
-/* Finishes rows [r, r + rows) of a stored tile of sums, whose row 0 is row r. */
+/* Finishes rows [r, r + rows) of a stored tile of sums, whose row 0 is row r. The plain case is most of all work
+ * behind the tiles and has its own loop; its steps are those of finish_s8. */
 BLOCK_FN void finish_tile(const struct cpu_linear *a, const int32_t *sums, uint32_t r, uint32_t rows, uint32_t n,
                           uint32_t n1, const bool bf16)
 {
+    if (n1 - n >= 16 && !a->bias && !a->accumulate) {
+        float *y = a->y + (size_t)r * a->ldy + n;
+        const size_t ldy = a->ldy;
+        const __m512 w_scale = bf16 ? _mm512_setzero_ps() : _mm512_loadu_ps(a->scale + n);
+        const float *x_scale = a->x_scale + r;
+        const int32_t *x_sum = a->x_sum + r;
+        for (uint32_t i = 0; i < rows; i++, y += ldy) {
+            __m512i v = _mm512_load_si512(sums + 16 * i);
+            __m512 f = _mm512_castsi512_ps(v);
+            if (!bf16) {
+                v = _mm512_sub_epi32(v, _mm512_slli_epi32(_mm512_set1_epi32(x_sum[i]), 7));
+                f = _mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_mul_ps(_mm512_set1_ps(x_scale[i]), w_scale));
+            }
+            _mm512_storeu_ps(y, f);
+        }
+        return;
+    }
     for (uint32_t i = 0; i < rows; i++) {
-        __m512i v = _mm512_loadu_si512(sums + 16 * i);
+        __m512i v = _mm512_load_si512(sums + 16 * i);
         if (bf16)
             finish(a, r + i, n, n1, _mm512_castsi512_ps(v));
         else
