@@ -87,6 +87,7 @@ int tok_encode(const struct tok *t, const char *text, size_t n, unsigned flags, 
         return err_set(e, -EILSEQ, "the text is not valid UTF-8 at byte %zu", valid);
     struct tok_run r = {.t = t, .out = out, .e = e};
     size_t before = out->n;
+    r.newer = tok_uni_has_newer(text, n);
     if (n >= CACHE_FROM)
         r.cache = calloc(TOK_CACHE, sizeof *r.cache); /* without it, slower */
     int rc = flags & TOK_POST ? push_all(&r, t->post_before, t->n_before) : 0;

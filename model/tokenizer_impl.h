@@ -126,8 +126,7 @@ struct tok {
     struct tok_added *added;
     size_t n_added;
     struct tok_matcher raw, normalized;
-    struct tok_re gpt2;       /* ByteLevel's own pattern, when it is used */
-    struct tok_re whitespace; /* Whitespace's */
+    struct tok_re gpt2; /* ByteLevel's own pattern, when it is used */
     /* from the files beside it */
     int32_t bos, eos;
     int32_t *eos_ids;
@@ -157,6 +156,7 @@ struct tok_run {
     size_t sym_cap;
     uint64_t *heap;
     size_t heap_cap;
+    bool newer;               /* the text has characters that patterns must see as others (tokenizer_unicode.c) */
     struct tok_cached *cache; /* TOK_CACHE entries, or NULL for short texts */
 };
 
@@ -202,6 +202,16 @@ bool tok_is_word(uint32_t cp);
 /* The character that stands for a byte in a byte-level vocabulary, and back (-1: it stands for none). */
 uint32_t tok_byte_char(uint8_t b);
 int tok_char_byte(uint32_t cp);
+
+/* tokenizer_unicode.c: what the reference's Unicode adds (true, 1), or does not know (-1), beside the libraries'. */
+bool tok_uni_numeric(uint32_t cp);
+int tok_uni_punct(uint32_t cp);
+bool tok_uni_word(uint32_t cp);
+bool tok_uni_no_form(uint32_t cp);
+uint32_t tok_uni_lower(uint32_t cp); /* 0: nothing to add */
+/* Characters newer than PCRE2's tables: are there any in s (valid UTF-8), and putting their stand-ins in place. */
+bool tok_uni_has_newer(const char *s, size_t n);
+void tok_uni_stand_in(char *s, size_t n);
 
 /* tokenizer_norm.c: runs the normalizers; *out and *n point at s or into bufs. */
 int tok_normalize(const struct tok *t, struct tok_re_run *re, struct buf bufs[2], const char *s, size_t n,

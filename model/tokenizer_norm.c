@@ -82,25 +82,9 @@ static int marks_order(struct cps *c)
     return 0;
 }
 
-static int form_stretch(struct cps *c, const char *s, size_t n, int options, struct buf *out)
+/* Orders, composes and writes what was decomposed. */
+static int form_flush(struct cps *c, int options, struct buf *out)
 {
-    c->n = 0;
-    for (size_t i = 0; i < n;) {
-        uint32_t cp = 0;
-        int bound = 0;
-        i += utf8_next(s + i, n - i, &cp);
-        if (cps_room(c, 32))
-            return -ENOMEM;
-        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, c->p + c->n,
-                                                     (utf8proc_ssize_t)(c->cap - c->n), options, &bound);
-        if (k > (utf8proc_ssize_t)(c->cap - c->n)) { /* more than 32: none in Unicode today */
-            if (cps_room(c, (size_t)k))
-                return -ENOMEM;
-            k = utf8proc_decompose_char((utf8proc_int32_t)cp, c->p + c->n, (utf8proc_ssize_t)(c->cap - c->n), options,
-                                        &bound);
-        }
-        c->n += k > 0 ? (size_t)k : 0;
-    }
     if (marks_order(c))
         return -ENOMEM;
     utf8proc_ssize_t len = (utf8proc_ssize_t)c->n;
@@ -110,7 +94,33 @@ static int form_stretch(struct cps *c, const char *s, size_t n, int options, str
         char b[4];
         buf_append(out, b, utf8_put((uint32_t)c->p[i], b));
     }
+    c->n = 0;
     return out->failed ? -ENOMEM : 0;
+}
+
+/* A character that the reference's tables lack stands by itself and parts what is around it. */
+static int form_stretch(struct cps *c, const char *s, size_t n, int options, struct buf *out)
+{
+    c->n = 0;
+    for (size_t i = 0; i < n;) {
+        uint32_t cp = 0;
+        int bound = 0;
+        size_t used = utf8_next(s + i, n - i, &cp);
+        if (cp >= 0x300 && tok_uni_no_form(cp)) {
+            if (form_flush(c, options, out))
+                return -ENOMEM;
+            buf_append(out, s + i, used);
+            i += used;
+            continue;
+        }
+        i += used;
+        if (cps_room(c, 32))
+            return -ENOMEM;
+        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, c->p + c->n,
+                                                     (utf8proc_ssize_t)(c->cap - c->n), options, &bound);
+        c->n += k > 0 && k <= (utf8proc_ssize_t)(c->cap - c->n) ? (size_t)k : 0; /* 18 at most in Unicode */
+    }
+    return form_flush(c, options, out);
 }
 
 static int run_form(enum tok_norm_kind kind, const char *s, size_t n, struct buf *out)
@@ -152,7 +162,8 @@ static int run_lower(const char *s, size_t n, struct buf *out)
             buf_append(out, "i\xCC\x87", 3);
             continue;
         }
-        buf_append(out, b, utf8_put((uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), b));
+        uint32_t low = tok_uni_lower(cp);
+        buf_append(out, b, utf8_put(low ? low : (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), b));
     }
     return out->failed ? -ENOMEM : 0;
 }

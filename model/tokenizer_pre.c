@@ -6,6 +6,7 @@
  */
 #include "model/tokenizer_impl.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/utf8.h"
@@ -98,14 +99,15 @@ static int cut_add(struct cutter *c, size_t from, size_t to, bool match)
     return rc;
 }
 
-/* Cuts s by the matches of a pattern. */
-static int cut_pattern(struct cutter *c, const struct tok_pat *p, const struct tok_re *re, size_t n, bool invert)
+/* Cuts c->s by the matches that a pattern has in seen: the same text, or one with stand-ins. */
+static int cut_matches(struct cutter *c, const struct tok_pat *p, const struct tok_re *re, const char *seen, size_t n,
+                       bool invert)
 {
     size_t done = 0, at = 0, last = SIZE_MAX;
     while (at <= n) {
         size_t from, to;
-        int rc = re ? tok_re_find(re, &c->r->re, c->s, n, at, &from, &to, c->r->e)
-                    : tok_pat_find(p, &c->r->re, c->s, n, at, &from, &to, c->r->e);
+        int rc = re ? tok_re_find(re, &c->r->re, seen, n, at, &from, &to, c->r->e)
+                    : tok_pat_find(p, &c->r->re, seen, n, at, &from, &to, c->r->e);
         if (rc < 0)
             return rc;
         if (!rc)
@@ -129,6 +131,21 @@ static int cut_pattern(struct cutter *c, const struct tok_pat *p, const struct t
             return rc;
     }
     return cut_flush(c);
+}
+
+/* Cuts c->s by the matches of a pattern, or of re alone. */
+static int cut_pattern(struct cutter *c, const struct tok_pat *p, const struct tok_re *re, size_t n, bool invert)
+{
+    if (!c->r->newer || (!re && !p->re.code) || !tok_uni_has_newer(c->s, n))
+        return cut_matches(c, p, re, c->s, n, invert);
+    char *seen = malloc(n);
+    if (!seen)
+        return err_set(c->r->e, -ENOMEM, "out of memory");
+    memcpy(seen, c->s, n);
+    tok_uni_stand_in(seen, n);
+    int rc = cut_matches(c, p, re, seen, n, invert);
+    free(seen);
+    return rc;
 }
 
 /* Cuts s at each character of a class. */
@@ -172,6 +189,25 @@ static int run_byte_level(struct tok_run *r, const struct tok_pre *st, struct cu
     int rc = st->use_regex ? cut_pattern(c, NULL, &r->t->gpt2, n, false) : cut_emit(c, 0, n);
     buf_free(&spaced);
     return rc;
+}
+
+/* Words, and runs of what is neither a word nor a space. */
+static int run_whitespace(struct cutter *c, size_t n)
+{
+    size_t from = 0;
+    int kind = 0, rc = 0; /* 0 space, 1 word, 2 other */
+    for (size_t i = 0; i < n && !rc;) {
+        uint32_t cp = 0;
+        size_t k = utf8_next(c->s + i, n - i, &cp);
+        int now = tok_is_word(cp) ? 1 : tok_is_space(cp) ? 0 : 2;
+        if (now != kind) {
+            rc = kind ? cut_emit(c, from, i) : 0;
+            from = i;
+            kind = now;
+        }
+        i += k;
+    }
+    return rc || !kind ? rc : cut_emit(c, from, n);
 }
 
 static int run_metaspace(struct tok_run *r, const struct tok_pre *st, struct cutter *c, size_t n)
@@ -219,8 +255,7 @@ int tok_pre_run(struct tok_run *r, size_t step, const char *s, size_t n, bool at
     case PRE_METASPACE:
         return run_metaspace(r, st, &c, n);
     case PRE_WHITESPACE:
-        c.behavior = SPLIT_REMOVED;
-        return cut_pattern(&c, NULL, &r->t->whitespace, n, true);
+        return run_whitespace(&c, n);
     }
     return 0;
 }

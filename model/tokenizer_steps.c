@@ -181,12 +181,6 @@ static int gpt2_pattern(struct tok *t, struct err *e)
     return t->gpt2.code ? 0 : tok_re_compile(&t->gpt2, pattern, sizeof pattern - 1, e);
 }
 
-static int whitespace_pattern(struct tok *t, struct err *e)
-{
-    static const char pattern[] = "[\\w\\u200c\\u200d]+|[^\\w\\s\\u200c\\u200d]+";
-    return t->whitespace.code ? 0 : tok_re_compile(&t->whitespace, pattern, sizeof pattern - 1, e);
-}
-
 static int pre_byte_level(struct tok *t, const json_t *j, struct tok_pre *st, struct err *e)
 {
     st->kind = PRE_BYTE_LEVEL;
@@ -245,7 +239,7 @@ int tok_steps_pre(struct tok *t, const json_t *j, unsigned depth, struct err *e)
     }
     if (!strcmp(type, "Whitespace")) {
         st->kind = PRE_WHITESPACE;
-        return whitespace_pattern(t, e);
+        return 0;
     }
     t->n_pre--;
     return step_unknown("pre_tokenizer", type, e);
@@ -411,7 +405,6 @@ void tok_steps_free(struct tok *t)
         tok_str_free(&t->dec[i].text);
     }
     tok_re_free(&t->gpt2);
-    tok_re_free(&t->whitespace);
     free(t->post_before);
     free(t->post_after);
 }

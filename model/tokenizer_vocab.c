@@ -65,6 +65,10 @@ static int vocab_top(const struct tok *t, const json_t *vocab, uint32_t *n_ids, 
     for (size_t i = 0; i < t->n_added; i++)
         if (t->added[i].id > top)
             top = t->added[i].id;
+    size_t count = json_object_size(vocab) + t->n_added;
+    if (top > 0 && (size_t)top > 8 * count + 65536)
+        return err_set(e, -EINVAL, "tokenizer.json: id %lld is far above the number of tokens, %zu", (long long)top,
+                       count);
     *n_ids = (uint32_t)(top + 1);
     return 0;
 }
