@@ -19,7 +19,6 @@
     CMD(import,   "a GGUF file or Hugging Face directory becomes a Hugging Face directory") \
     CMD(compress, "a Hugging Face directory becomes a smaller one (INT8)") \
     CMD(pet,      "PET modules: pack, convert, inspect, verify") \
-    CMD(pet,      "PET modules: pack, convert, inspect, verify") \
     CMD(logits,   "the logits of given tokens, raw float32") \
     CMD(ppl,      "perplexity of a text")
 /* clang-format on */
