@@ -114,7 +114,7 @@ static int pargs(struct parser *p, struct node *n)
 
 static int pcall(struct parser *p, struct node *f, struct node **out)
 {
-    struct node *n;
+    struct node *n = NULL;
     if (f->kind == N_ATTR && !method_known(f->v.s->p))
         return pfail(p, f->pos, "the method %s is not supported", f->v.s->p);
     if (f->kind == N_NAME) {
@@ -162,7 +162,7 @@ static int ptest(struct parser *p, struct node *inner, struct node **out)
     p->at++; /* is */
     bool negated = pskip(p, "not");
     const struct tstr *name;
-    struct node *n, *arg;
+    struct node *n = NULL, *arg = NULL;
     int rc = pname(p, &name);
     if (rc || (rc = pmake(p, N_TEST, pos, inner, NULL, NULL, &n)))
         return rc;
@@ -196,7 +196,7 @@ static bool pslice_end(const struct parser *p)
 /* a[...], after the bracket: an item or a slice. */
 static int pitem(struct parser *p, struct node *a, uint32_t pos, struct node **out)
 {
-    struct node *part[3] = {NULL, NULL, NULL}, *n;
+    struct node *part[3] = {NULL, NULL, NULL}, *n = NULL;
     int rc = 0, k = 0;
     for (; !rc && k < 3; k++) {
         if (!pslice_end(p))
@@ -432,7 +432,7 @@ static bool plevel_has(const struct parser *p, int level)
 
 static int plevel(struct parser *p, int level, struct node **out)
 {
-    struct node *l, *r, *n;
+    struct node *l = NULL, *r = NULL, *n = NULL;
     int rc = level ? plevel(p, level - 1, &l) : punary(p, true, &l);
     while (!rc && plevel_has(p, level)) {
         const struct token *k = cur(p);
@@ -466,7 +466,7 @@ static enum tok_op pcompare_op(const struct parser *p, unsigned *tokens)
 
 static int pcompare(struct parser *p, struct node **out)
 {
-    struct node *l, *r, *n = NULL;
+    struct node *l = NULL, *r = NULL, *n = NULL;
     uint8_t ops[32];
     unsigned tokens;
     uint32_t pos = cur(p)->pos;
@@ -492,7 +492,7 @@ static int pcompare(struct parser *p, struct node **out)
 static int pnot(struct parser *p, struct node **out)
 {
     uint32_t pos = cur(p)->pos;
-    struct node *n;
+    struct node *n = NULL;
     if (!pskip(p, "not"))
         return pcompare(p, out);
     int rc = pdeeper(p);
@@ -504,7 +504,7 @@ static int pnot(struct parser *p, struct node **out)
 
 static int pand(struct parser *p, struct node **out)
 {
-    struct node *r;
+    struct node *r = NULL;
     int rc = pnot(p, out);
     while (!rc && pis(p, "and")) {
         uint32_t pos = cur(p)->pos;
@@ -518,7 +518,7 @@ static int pand(struct parser *p, struct node **out)
 
 static int por(struct parser *p, struct node **out)
 {
-    struct node *r;
+    struct node *r = NULL;
     int rc = pand(p, out);
     while (!rc && pis(p, "or")) {
         uint32_t pos = cur(p)->pos;
@@ -532,7 +532,7 @@ static int por(struct parser *p, struct node **out)
 
 int pexpr(struct parser *p, bool condexpr, struct node **out)
 {
-    struct node *then, *test, *other;
+    struct node *then = NULL, *test = NULL, *other = NULL;
     int rc = pdeeper(p);
     if (!rc)
         rc = por(p, &then);

@@ -312,6 +312,7 @@ struct fn_spec {
 };
 
 const struct fn_spec *filter_find(const char *name);
+const struct fn_spec *seq_filter_find(const char *name);
 const struct fn_spec *test_find(const char *name);
 const struct fn_spec *function_find(const char *name);
 const struct fn_spec *str_method_find(const char *name);
@@ -323,9 +324,11 @@ int fn_call(struct tctx *c, const struct fn_spec *fn, const char *what, struct t
 int ev(struct tctx *c, const struct node *n, struct tv *out);
 int exec(struct tctx *c, const struct node *n); /* also FLOW_BREAK, FLOW_CONTINUE */
 enum { FLOW_BREAK = 1, FLOW_CONTINUE = 2 };
+/* An N_CALL; caller: a macro to pass as `caller`, or NULL. */
+int ev_call(struct tctx *c, const struct node *n, const struct tv *caller, struct tv *out);
 int call_value(struct tctx *c, struct tv f, const struct args *a, struct tv *out);
 int call_macro(struct tctx *c, const struct tmacro *m, const struct args *a, struct tv *out);
-/* Runs a body with the output going to a string; in a scope of its own when fresh. */
+/* Runs a body with the output going to a string. */
 int exec_captured(struct tctx *c, const struct node *body, struct tv *out);
 int assign(struct tctx *c, const struct node *target, struct tv v);
 int scope_push(struct tctx *c, struct scope *up);
@@ -345,7 +348,9 @@ struct tloop {
     struct tv before, current, after; /* TV_MISSING where there is none */
     struct tlist *rest;               /* what `length` had to read ahead, or NULL */
     size_t rest_at;
-    int64_t length; /* -1: not known yet */
+    int64_t length;      /* -1: not known yet */
+    struct scope *scope; /* around the loop; the test is evaluated on top of it */
+    bool ended;
 };
 int loop_next(struct tctx *c, struct tloop *l, bool *more);
 int loop_attr(struct tctx *c, struct tloop *l, const char *name, struct tv *out, bool *found);

@@ -77,7 +77,7 @@ static int add(struct lexer *l, enum tok_kind kind, size_t pos, struct token **o
 
 static int add_text(struct lexer *l, enum tok_kind kind, size_t pos, const char *p, size_t n)
 {
-    struct token *k;
+    struct token *k = NULL;
     int rc = add(l, kind, pos, &k);
     if (rc)
         return rc;
@@ -343,7 +343,7 @@ static int lex_number(struct lexer *l)
         if (s[i] != '_')
             num[n++] = s[i];
     num[n] = 0;
-    struct token *k;
+    struct token *k = NULL;
     int rc = add(l, is_float ? T_FLOAT : T_INT, p, &k);
     if (rc)
         return rc;
@@ -411,7 +411,7 @@ static int lex_one(struct lexer *l, char open[PARSE_DEPTH_MAX], size_t *depth)
         if (!*depth || open[--*depth] != c)
             return tmpl_fail_at(l->t, (uint32_t)p, l->e, -EINVAL, "unexpected '%c'", c);
     }
-    struct token *k;
+    struct token *k = NULL;
     int rc = add(l, T_OP, p, &k);
     if (!rc)
         k->op = (uint8_t)op;

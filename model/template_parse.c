@@ -135,7 +135,7 @@ static bool pis_any(const struct parser *p, const char *const *ends)
 static int ppiece(struct parser *p, const char *const *ends, struct node *block, bool *end)
 {
     const struct token *k = cur(p);
-    struct node *n, *v;
+    struct node *n = NULL, *v = NULL;
     int rc;
     *end = false;
     p->at++;

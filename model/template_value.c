@@ -453,7 +453,7 @@ static int list_of_json(struct tctx *c, const json_t *j, struct tv *out)
 {
     size_t n = json_array_size(j);
     struct tlist *l = list_make(c, n);
-    int rc = l ? 0 : -ENOMEM;
+    int rc = l ? 0 : -E2BIG;
     for (size_t i = 0; !rc && i < n; i++)
         rc = tv_of_json(c, json_array_get(j, i), &l->v[i]);
     if (!rc)
@@ -466,7 +466,7 @@ static int dict_of_json(struct tctx *c, const json_t *j, struct tv *out)
     struct tdict *d = dict_make(c, json_object_size(j));
     const char *key;
     json_t *v;
-    int rc = d ? 0 : -ENOMEM;
+    int rc = d ? 0 : -E2BIG;
     json_object_foreach((json_t *)j, key, v)
     {
         struct tv k, x;
@@ -517,7 +517,7 @@ int tv_of_json(struct tctx *c, const json_t *j, struct tv *out)
 static int str_elements(struct tctx *c, const struct tstr *s, struct tlist **out)
 {
     struct tlist *l = list_make(c, s->chars);
-    int rc = l ? charge(c, s->chars) : -ENOMEM;
+    int rc = l ? charge(c, s->chars) : -E2BIG;
     for (size_t i = 0, p = 0; !rc && i < s->chars; i++) {
         uint32_t cp;
         size_t n = utf8_next(s->p + p, s->len - p, &cp);
@@ -532,7 +532,7 @@ static int gen_elements(struct tctx *c, struct tlist *g, struct tlist **out)
 {
     struct tlist *l = list_make(c, g->n - g->pos);
     if (!l)
-        return -ENOMEM;
+        return -E2BIG;
     for (size_t i = 0; i < l->n; i++)
         l->v[i] = g->v[g->pos + i];
     g->pos = g->n;
@@ -555,11 +555,11 @@ int tv_elements(struct tctx *c, struct tv v, struct tlist **out)
         return str_elements(c, v.s, out);
     case TV_UNDEF:
         *out = list_make(c, 0);
-        return *out ? 0 : -ENOMEM;
+        return *out ? 0 : -E2BIG;
     case TV_DICT: {
         struct tlist *l = list_make(c, v.d->n);
         if (!l)
-            return -ENOMEM;
+            return -E2BIG;
         for (size_t i = 0; i < l->n; i++)
             l->v[i] = v.d->e[i].k;
         *out = l;
@@ -730,8 +730,8 @@ static int slice_str(struct tctx *c, const struct tstr *s, int64_t start, int64_
 
 int tv_slice(struct tctx *c, struct tv v, const struct tv bound[3], struct tv *out)
 {
-    int64_t start, step;
-    size_t count;
+    int64_t start = 0, step = 1;
+    size_t count = 0;
     if (v.kind == TV_UNDEF)
         return fail_undefined(c, v);
     bool list = v.kind == TV_LIST || v.kind == TV_TUPLE || v.kind == TV_RANGE;
@@ -749,7 +749,7 @@ int tv_slice(struct tctx *c, struct tv v, const struct tv bound[3], struct tv *o
     }
     struct tlist *l = list_make(c, v.kind == TV_RANGE ? 0 : count);
     if (!l)
-        return -ENOMEM;
+        return -E2BIG;
     if (v.kind == TV_RANGE)
         *l = (struct tlist){.n = count, .start = v.l->start + start * v.l->step, .step = v.l->step * step};
     for (size_t i = 0; v.kind != TV_RANGE && i < count; i++)
