@@ -8,6 +8,7 @@ Long suite: needs torch, transformers and peft; exits 77 where they are not inst
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ try:
     from safetensors.torch import load_file
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 except ImportError as e:
-    print(f"skipped: {e}")
+    print(f"skip pet_oracle: {e}")
     sys.exit(77)
 
 warnings.filterwarnings("ignore")
@@ -73,7 +74,7 @@ def check(tmp, name, base, dtype, kwargs):
     diff = (want - got).abs().max().item()
     assert diff <= 1e-5 * want.abs().max().item(), diff
     assert (want - plain).abs().max().item() > 1e-3, "the module changes nothing"
-    print(f"{name}: {packed['sites']} linears, largest difference {diff:.2g}")
+    print(f"ok {name}: {packed['sites']} linears, largest difference {diff:.2g}")
 
 
 def main():
@@ -87,12 +88,19 @@ def main():
         torch.manual_seed(2)
         return Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=False, **SHAPE)).eval()
 
+    failed = 0
     for base in (llama, qwen2):
         base().save_pretrained(tmp / base.__name__)
         for i, (name, kwargs) in enumerate(CASES.items()):
             dtype = (torch.float32, torch.bfloat16, torch.float16)[i % 3]
-            check(tmp, f"{base.__name__}-{name}", base, dtype, kwargs)
+            try:
+                check(tmp, f"{base.__name__}-{name}", base, dtype, kwargs)
+            except AssertionError as e:
+                failed += 1
+                print(f"FAIL {base.__name__}-{name}: {e}")
+    shutil.rmtree(tmp)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -57,7 +57,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 def base():
     torch.manual_seed(1)
-    c = LlamaConfig(vocab_size=24, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+    c = LlamaConfig(vocab_size=24, hidden_size=16, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
                     num_key_value_heads=1, tie_word_embeddings=False)
     return LlamaForCausalLM(c)
 
