@@ -199,6 +199,32 @@ static void test_layers(void **s)
     assert_says(&e, Q(2));
 }
 
+/* Lists that are long on purpose, times many modules: counted, and refused after a bounded time. */
+static void test_long_lists(void **s)
+{
+    (void)s;
+    enum { N_NAMES = 16000, N_MODULES = 6400 };
+    struct err e;
+    struct pet *p = NULL;
+    char(*names)[24] = calloc(N_MODULES, sizeof *names), *config = malloc(N_NAMES * 12 + 200), *at = config;
+    struct pair *many = calloc(N_MODULES, sizeof *many);
+    at += sprintf(at, "{\"peft_type\": \"LORA\", \"r\": 1, \"target_modules\": [\"x\"");
+    for (int i = 0; i < N_NAMES; i++)
+        at += sprintf(at, ", \"%d\"", i);
+    strcpy(at, "]}");
+    for (int i = 0; i < N_MODULES; i++) {
+        sprintf(names[i], "m.%d.x", i);
+        many[i] = (struct pair){names[i], 1, 1, 1, DT_F32};
+    }
+    assert_int_equal(open_with(config, many, N_MODULES, &p, &e), -E2BIG);
+    assert_says(&e, "too long for so many modules");
+    assert_int_equal(open_with(config, many, 100, &p, &e), 0);
+    pet_close(p);
+    free(many);
+    free(config);
+    free(names);
+}
+
 /* ---- tensors ---- */
 
 static void put_tensors(struct st_out *t, size_t n)
@@ -458,17 +484,10 @@ static int tear_down(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_taken),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_whole_configs),
-        cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_base_copy),
-        cmocka_unit_test(test_ranks),
-        cmocka_unit_test(test_files),
-        cmocka_unit_test(test_recovery),
-        cmocka_unit_test(test_recovery_meta),
-        cmocka_unit_test(test_recovery_tensors),
+        cmocka_unit_test(test_taken),     cmocka_unit_test(test_refused),       cmocka_unit_test(test_whole_configs),
+        cmocka_unit_test(test_layers),    cmocka_unit_test(test_long_lists),    cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_base_copy), cmocka_unit_test(test_ranks),         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_recovery),  cmocka_unit_test(test_recovery_meta), cmocka_unit_test(test_recovery_tensors),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
