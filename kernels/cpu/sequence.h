@@ -70,8 +70,10 @@ struct sample_prims {
     float (*max_of)(const float *x, uint32_t n);                          /* -inf when nothing is above it */
     void (*tidy)(float *x, uint32_t n);                                   /* NaN becomes -inf, +inf the largest float */
     uint32_t (*next_ge)(const float *x, uint32_t i, uint32_t n, float v); /* first j >= i with x[j] >= v, or n */
-    void (*mask)(float *x, uint32_t n, const uint32_t *bits);             /* -inf where the bit is clear */
-    void (*cut)(float *x, uint32_t n, float v);                           /* -inf where x < v */
+    /* Copies the values >= v from x[*i] on to held, at most `room` (32 or more), and moves *i on; how many. */
+    uint32_t (*take)(const float *x, uint32_t *i, uint32_t n, float v, float *held, uint32_t room);
+    void (*mask)(float *x, uint32_t n, const uint32_t *bits); /* -inf where the bit is clear */
+    void (*cut)(float *x, uint32_t n, float v);               /* -inf where x < v */
     /* w = exp((x - max) / temperature); returns their sum, in an order fixed by n */
     float (*weights)(float *w, const float *x, uint32_t n, float max, float temperature);
 };

@@ -132,6 +132,15 @@ VF uint32_t vf_mask_ge(vf a, vf b)
     return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
 }
 
+/* Writes the lanes of v with their bit set, one after the other. */
+VF void vf_compress(float *dst, vf v, uint32_t bits)
+{
+    float lane[8];
+    _mm256_storeu_ps(lane, v);
+    for (; bits; bits &= bits - 1)
+        *dst++ = lane[__builtin_ctz(bits)];
+}
+
 VF int vf_any_ge4(const float *x, vf w)
 {
     vf a = _mm256_or_ps(_mm256_cmp_ps(vf_load(x), w, _CMP_GE_OQ), _mm256_cmp_ps(vf_load(x + 8), w, _CMP_GE_OQ));

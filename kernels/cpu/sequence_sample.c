@@ -6,10 +6,10 @@
  * Log-probabilities are of the raw logits, which are therefore looked at first; after that the row's logits are
  * shifted in place, and set to -inf as tokens fall out. NaN counts as -inf.
  *
- * No sort: the value at which top_k or top_p ends is found by three passes of counting over the logits' bits, of which
- * the first looks only at weights of 2^-12 and above while these suffice. Weights are exp((x - max) / temperature);
- * sums run over blocks of 256 tokens in order. Owns no memory (but for a temporary when penalties and biases touch
- * over 4,096 tokens and log-probabilities are wanted).
+ * No sort: the value at which top_k or top_p ends is found by counting, first in equal steps below the maximum (of
+ * tokens within 8, then 32 temperatures), then by the logits' bits among the tokens of the step where it ends. Weights
+ * are exp((x - max) / temperature); sums run over blocks of 256 tokens in order. Owns no memory (but for a temporary
+ * when penalties and biases touch over 4,096 tokens and log-probabilities are wanted).
  */
 #include <float.h>
 #include <math.h>
@@ -21,6 +21,8 @@
 #define SUM_BLOCK 256u
 #define MAX_SPANS 1024u
 #define SAVED 4096u
+#define NEAR_BINS 2048u
+#define NEAR_HELD 2048u
 
 /* A row on its way: its logits, their maximum after the shifts, and how to weigh them. */
 struct row {
@@ -148,7 +150,7 @@ static float raw_logit(const struct kern_sample *s, const float *saved, uint32_t
 
 /* ---- where top_k and top_p end ---- */
 
-/* Tokens above v are kept, and the first `ties` of those equal to it. */
+/* Tokens above v are kept, and the first `ties` of those equal to it; UINT32_MAX: all of them. */
 struct edge {
     float v;
     uint32_t ties;
@@ -194,18 +196,15 @@ static void bins_add(const struct row *r, struct bins *b, const float *x, uint32
 static int edge_pass(const struct row *r, struct bins *b, uint32_t lo, uint32_t hi, unsigned low_bits, struct goal *g)
 {
     float held[SUM_BLOCK], from = key_value(lo), to = key_value(hi);
-    uint32_t bin_mask = low_bits ? 0x7FFu : 0x3FFu, n = 0;
+    uint32_t bin_mask = low_bits ? 0x7FFu : 0x3FFu;
     memset(b, 0, sizeof *b);
-    for (uint32_t i = 0; (i = r->p->next_ge(r->x, i, r->n, from)) < r->n; i++) {
-        if (r->x[i] > to)
-            continue;
-        held[n++] = r->x[i];
-        if (n == SUM_BLOCK) {
-            bins_add(r, b, held, n, low_bits, bin_mask);
-            n = 0;
-        }
+    for (uint32_t i = 0; i < r->n;) {
+        uint32_t n = r->p->take(r->x, &i, r->n, from, held, SUM_BLOCK), kept = 0;
+        for (uint32_t j = 0; j < n; j++)
+            if (held[j] <= to)
+                held[kept++] = held[j];
+        bins_add(r, b, held, kept, low_bits, bin_mask);
     }
-    bins_add(r, b, held, n, low_bits, bin_mask);
     double count = g->above_count, mass = g->above_mass;
     for (int bin = (int)bin_mask; bin >= 0; bin--) {
         bool there = g->count > 0 ? count + b->count[bin] >= g->count : mass + b->mass[bin] >= g->mass;
@@ -220,31 +219,100 @@ static int edge_pass(const struct row *r, struct bins *b, uint32_t lo, uint32_t 
     return -1;
 }
 
-/* The edge of the goal; keeps everything ({-FLT_MAX, UINT32_MAX}) when all tokens together do not reach it. */
+/* The edge of the goal by the logits' bits, three passes; {least, UINT32_MAX} when all tokens do not reach it. */
+static struct edge edge_by_bits(const struct row *r, struct bins *b, struct goal g, float least)
+{
+    uint32_t key = 0, lowest = key_of(least);
+    static const unsigned low_bits[3] = {21, 10, 0};
+    int bin = -1;
+    for (int i = 0; i < 3; i++) {
+        uint32_t below = i ? (1u << low_bits[i - 1]) - 1 : UINT32_MAX;
+        uint32_t lo = key > lowest ? key : lowest, top = i ? key | below : key_of(r->max);
+        bin = edge_pass(r, b, lo, top, low_bits[i], &g);
+        if (bin < 0) /* not reached, or the same weights added in another order fell a hair short */
+            return (struct edge){key_value(lo), UINT32_MAX};
+        key |= (uint32_t)bin << low_bits[i];
+    }
+    double each = b->mass[bin] / b->count[bin];
+    double ties = g.count > 0 ? g.count - g.above_count : each > 0 ? ceil((g.mass - g.above_mass) / each) : 1;
+    ties = ties < 1 ? 1 : ties;
+    return (struct edge){key_value(key), ties < b->count[bin] ? (uint32_t)ties : UINT32_MAX};
+}
+
+static uint32_t step_of(const struct row *r, float per_bin, float x)
+{
+    float step = (r->max - x) * per_bin;
+    return step < NEAR_BINS - 1 ? (uint32_t)step : NEAR_BINS - 1;
+}
+
+/* Counts the tokens within `depth` below the maximum in steps of equal width, and finds the step in which the goal is
+ * reached, as edge_pass does. */
+static int near_pass(const struct row *r, struct bins *b, float depth, struct goal *g)
+{
+    float held[SUM_BLOCK], w[SUM_BLOCK], per_bin = NEAR_BINS / depth;
+    uint32_t bin[SUM_BLOCK];
+    memset(b, 0, sizeof *b);
+    for (uint32_t i = 0; i < r->n;) {
+        uint32_t n = r->p->take(r->x, &i, r->n, r->max - depth, held, SUM_BLOCK);
+        r->p->weights(w, held, n, r->max, r->temperature);
+        for (uint32_t j = 0; j < n; j++)
+            bin[j] = step_of(r, per_bin, held[j]);
+        for (uint32_t j = 0; j < n; j++) {
+            b->count[bin[j]]++;
+            b->mass[bin[j]] += w[j];
+        }
+    }
+    double count = g->above_count, mass = g->above_mass;
+    for (int k = 0; k < (int)NEAR_BINS; k++) {
+        bool there = g->count > 0 ? count + b->count[k] >= g->count : mass + b->mass[k] >= g->mass;
+        if (b->count[k] && there) {
+            g->above_count = count;
+            g->above_mass = mass;
+            return k;
+        }
+        count += b->count[k];
+        mass += b->mass[k];
+    }
+    return -1;
+}
+
+/* Looks for the edge within `depth` of the maximum; false when it is not there, or too many tokens are near it. */
+static bool edge_near(const struct row *r, struct bins *b, float depth, struct goal g, struct edge *e)
+{
+    float held[NEAR_HELD], per_bin = NEAR_BINS / depth;
+    if (!(per_bin < FLT_MAX) || !(per_bin > 0))
+        return false;
+    int bin = near_pass(r, b, depth, &g);
+    if (bin < 0 || b->count[bin] > NEAR_HELD)
+        return false;
+    struct row sub = *r;
+    float from = r->max - (float)(bin + 2) / per_bin;
+    from = from > r->max - depth ? from : r->max - depth;
+    sub.x = held;
+    sub.n = 0;
+    float least = INFINITY;
+    for (uint32_t i = 0; i < r->n;) {
+        float some[SUM_BLOCK];
+        uint32_t n = r->p->take(r->x, &i, r->n, from, some, SUM_BLOCK);
+        for (uint32_t j = 0; j < n; j++)
+            if (step_of(r, per_bin, some[j]) == (uint32_t)bin && sub.n < NEAR_HELD) {
+                held[sub.n++] = some[j];
+                least = some[j] < least ? some[j] : least;
+            }
+    }
+    if (!sub.n)
+        return false;
+    *e = edge_by_bits(&sub, b, g, least);
+    return true;
+}
+
 static struct edge edge_find(const struct row *r, struct goal g)
 {
     struct bins b;
-    const struct edge all = {-FLT_MAX, UINT32_MAX};
-    float likely = r->max - 8.3f * r->temperature;
-    uint32_t lowest = key_of(-FLT_MAX), top = key_of(r->max);
-    uint32_t lo = likely > -FLT_MAX ? key_of(likely) >> 21 << 21 : lowest;
-    int bin = edge_pass(r, &b, lo > lowest ? lo : lowest, top, 21, &g);
-    if (bin < 0)
-        bin = edge_pass(r, &b, lowest, top, 21, &g);
-    if (bin < 0)
-        return all;
-    uint32_t key = (uint32_t)bin << 21;
-    bin = edge_pass(r, &b, key > lowest ? key : lowest, key | 0x1FFFFFu, 10, &g);
-    if (bin < 0) /* the same weights added in another order fell a hair short: the bin stays whole */
-        return (struct edge){key_value(key > lowest ? key : lowest), UINT32_MAX};
-    key |= (uint32_t)bin << 10;
-    bin = edge_pass(r, &b, key > lowest ? key : lowest, key | 0x3FFu, 0, &g);
-    if (bin < 0)
-        return (struct edge){key_value(key > lowest ? key : lowest), UINT32_MAX};
-    double each = b.mass[bin] / b.count[bin];
-    double ties = g.count > 0 ? g.count - g.above_count : each > 0 ? ceil((g.mass - g.above_mass) / each) : 1;
-    ties = ties < 1 ? 1 : ties;
-    return (struct edge){key_value(key | (uint32_t)bin), ties < b.count[bin] ? (uint32_t)ties : b.count[bin]};
+    struct edge e;
+    if (edge_near(r, &b, 8 * r->temperature, g, &e) || edge_near(r, &b, 32 * r->temperature, g, &e))
+        return e;
+    return edge_by_bits(r, &b, g, -FLT_MAX);
 }
 
 /* Drops what lies beyond the edge. */

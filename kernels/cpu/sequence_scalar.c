@@ -244,6 +244,15 @@ static uint32_t next_ge(const float *x, uint32_t i, uint32_t n, float v)
     return i;
 }
 
+static uint32_t take(const float *x, uint32_t *i, uint32_t n, float v, float *held, uint32_t room)
+{
+    uint32_t k = 0;
+    for (; *i < n && k < room; ++*i)
+        if (x[*i] >= v)
+            held[k++] = x[*i];
+    return k;
+}
+
 static void mask(float *x, uint32_t n, const uint32_t *bits)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -269,7 +278,7 @@ static float weights(float *w, const float *x, uint32_t n, float max, float temp
 
 static void sample(float *logits, uint32_t vocab, const struct kern_sample *s, struct kern_sampled *out)
 {
-    static const struct sample_prims prims = {max_of, tidy, next_ge, mask, cut, weights};
+    static const struct sample_prims prims = {max_of, tidy, next_ge, take, mask, cut, weights};
     cpu_sample_with(&prims, logits, vocab, s, out);
 }
 

@@ -341,7 +341,7 @@ static void kv_put_s8(uint8_t *part, uint32_t slot, uint32_t n_kv_heads, uint32_
 struct page {
     const char *k, *v;
     const float *k_scale, *v_scale; /* S8: [32]; else NULL */
-    size_t next;                    /* bytes to the next page's head block, for prefetching; 0: none */
+    ptrdiff_t next;                 /* bytes to the next page's head block, for prefetching; 0: none */
     uint32_t head_dim, d16;
     float scale;
 };
@@ -602,7 +602,7 @@ TMPL void attn_queries(enum kern_type type, const struct cpu_attn *a, struct que
                          .d16 = kv_d16(a->head_dim),
                          .scale = a->scale};
         if (p + 1 < pages)
-            g.next = (size_t)(a->base + a->pages[p + 1] * a->page_bytes + head_off - head);
+            g.next = a->base + a->pages[p + 1] * a->page_bytes + head_off - head;
         while (first < n && q[first].n_tokens <= p * KERN_PAGE_TOKENS)
             first++;
         uint32_t whole = first;
@@ -697,6 +697,24 @@ static uint32_t next_ge(const float *x, uint32_t i, uint32_t n, float v)
     return n;
 }
 
+static uint32_t take(const float *x, uint32_t *at, uint32_t n, float v, float *held, uint32_t room)
+{
+    uint32_t k = 0, i = *at;
+    vf w = vf_set1(v);
+    for (; i + VL <= n && k + VL <= room; i += VL) {
+        vf u = vf_load(x + i);
+        uint32_t hits = vf_mask_ge(u, w);
+        if (hits)
+            vf_compress(held + k, u, hits);
+        k += (uint32_t)__builtin_popcount(hits);
+    }
+    for (; i + VL > n && i < n && k < room; i++)
+        if (x[i] >= v)
+            held[k++] = x[i];
+    *at = i;
+    return k;
+}
+
 static void cut(float *x, uint32_t n, float v)
 {
     vf w = vf_set1(v), low = vf_set1(-INFINITY);
@@ -731,7 +749,7 @@ static float weights(float *w, const float *x, uint32_t n, float max, float temp
 
 static void sample(float *logits, uint32_t vocab, const struct kern_sample *s, struct kern_sampled *out)
 {
-    static const struct sample_prims prims = {max_of, tidy, next_ge, mask, cut, weights};
+    static const struct sample_prims prims = {max_of, tidy, next_ge, take, mask, cut, weights};
     cpu_sample_with(&prims, logits, vocab, s, out);
 }
 

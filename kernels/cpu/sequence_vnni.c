@@ -127,6 +127,12 @@ VF uint32_t vf_mask_ge(vf a, vf b)
     return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
 }
 
+/* Writes the lanes of v with their bit set, one after the other; up to 16 floats at dst change. */
+VF void vf_compress(float *dst, vf v, uint32_t bits)
+{
+    _mm512_storeu_ps(dst, _mm512_maskz_compress_ps((__mmask16)bits, v));
+}
+
 VF int vf_any_ge4(const float *x, vf w)
 {
     uint32_t a = vf_mask_ge(vf_load(x), w) | vf_mask_ge(vf_load(x + 16), w);
