@@ -29,19 +29,24 @@ void buf_clear(struct buf *b)
 {
     b->len = 0;
     b->failed = false;
+    b->error = 0;
     if (b->data)
         b->data[0] = 0;
+}
+
+static int buf_fail(struct buf *b, int error)
+{
+    b->failed = true;
+    return b->error = error;
 }
 
 static int buf_room(struct buf *b, size_t n)
 {
     if (b->failed)
-        return -ENOMEM;
+        return b->error ? b->error : -ENOMEM; /* others may set failed alone */
     size_t limit = b->limit ? b->limit : SIZE_MAX / 2;
-    if (n > limit || b->len > limit - n) {
-        b->failed = true;
-        return -E2BIG;
-    }
+    if (n > limit || b->len > limit - n)
+        return buf_fail(b, -E2BIG);
     size_t want = b->len + n + 1;
     if (want <= b->cap)
         return 0;
@@ -49,10 +54,8 @@ static int buf_room(struct buf *b, size_t n)
     while (cap < want)
         cap *= 2;
     char *p = realloc(b->data, cap);
-    if (!p) {
-        b->failed = true;
-        return -ENOMEM;
-    }
+    if (!p)
+        return buf_fail(b, -ENOMEM);
     b->data = p;
     b->cap = cap;
     return 0;

@@ -9,6 +9,7 @@ struct buf {
     char *data; /* always terminated by a NUL beyond len once anything was added; NULL before */
     size_t len, cap, limit;
     bool failed; /* an append did not fit: memory or the limit; later appends do nothing */
+    int error;   /* and which, where it failed: -ENOMEM or -E2BIG */
 };
 
 /* limit 0: none. A zeroed struct buf is valid too (no limit). */

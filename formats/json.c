@@ -52,13 +52,13 @@ int json_parse(const char *p, size_t n, const struct json_limits *l, json_t **ou
     int r = scan_limits(p, n, depth, values, e);
     if (r)
         return r;
-    json_error_t je;
+    json_error_t je = {0};
     json_t *v = json_loadb(p, n, JSON_REJECT_DUPLICATES | (l && l->scalars ? JSON_DECODE_ANY : 0), &je);
-    if (!v) {
-        r = json_error_code(&je) == json_error_out_of_memory ? -ENOMEM : -EINVAL;
-        return err_set(e, r, "not valid JSON at line %d, column %d (byte %d): %s", je.line, je.column, je.position,
-                       je.text);
-    }
+    if (!v && (!je.text[0] || json_error_code(&je) == json_error_out_of_memory)) /* it is silent when memory is out */
+        return err_set(e, -ENOMEM, "out of memory for JSON of %zu bytes", n);
+    if (!v)
+        return err_set(e, -EINVAL, "not valid JSON at line %d, column %d (byte %d): %s", je.line, je.column,
+                       je.position, je.text);
     *out = v;
     return 0;
 }

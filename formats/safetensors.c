@@ -64,9 +64,10 @@ void st_close(struct st_file *f)
     free(f);
 }
 
+/* Room for so many more tensors. One is always to spare, so that the table is there even of a file without tensors. */
 static int reserve(struct st_file *f, size_t more, struct err *e)
 {
-    size_t cap = f->count + more;
+    size_t cap = f->count + more + 1;
     if (cap > f->cap) {
         struct st_tensor *t = realloc(f->tensors, cap * sizeof *t);
         if (t)

@@ -91,7 +91,8 @@ static int make_header(struct buf *b, const struct st_out *t, size_t n, const ch
     while (b->len % 8 && !b->failed)
         buf_puts(b, " ");
     if (b->failed)
-        return err_set(e, -E2BIG, "the header of %zu tensors does not fit in memory or in %u bytes", n, ST_MAX_HEADER);
+        return err_set(e, b->error, "the header of %zu tensors %s", n,
+                       b->error == -E2BIG ? "is longer than the format allows" : "does not fit in memory");
     uint64_t len = b->len - 8;
     for (int i = 0; i < 8; i++)
         b->data[i] = (char)(len >> (8 * i) & 0xFF);

@@ -59,8 +59,10 @@ int tok_json_str(const json_t *o, const char *where, const char *key, const char
 
 static int json_text(const char *name, const char *text, size_t len, json_t **out, struct err *e)
 {
-    json_error_t je;
+    json_error_t je = {0};
     *out = json_loadb(text, len, JSON_ALLOW_NUL, &je);
+    if (!*out && !je.text[0]) /* jansson says nothing when memory is out */
+        return err_set(e, -ENOMEM, "%s: out of memory", name);
     if (!*out)
         return err_set(e, -EINVAL, "%s: line %d: %s", name, je.line, je.text);
     if (json_is_object(*out))

@@ -67,7 +67,7 @@ static int scan_shape(const char *s, size_t n, const struct req_limits *lim, str
 /* The body as a JSON object, or NULL with *rc and the error set. */
 static json_t *load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc)
 {
-    json_error_t je;
+    json_error_t je = {0};
     if (n > lim->max_body) {
         *rc = err_set(e, -E2BIG, "the body has %zu bytes, the limit is %zu", n, lim->max_body);
         return NULL;
