@@ -146,6 +146,12 @@ static int f_items(struct tctx *c, struct tv v, const struct args *a, struct tv 
 
 /* ---- map and select ---- */
 
+/* The elements; none at all for whatever counts as false, as jinja2 has it for map and select. */
+static int elements_or_none(struct tctx *c, struct tv v, struct tlist **l)
+{
+    return tv_elements(c, tv_truth(v) ? v : (struct tv){.kind = TV_UNDEF}, l);
+}
+
 static int f_map(struct tctx *c, struct tv v, const struct args *a, struct tv *out)
 {
     struct tlist *l, *r;
@@ -157,7 +163,7 @@ static int f_map(struct tctx *c, struct tv v, const struct args *a, struct tv *o
         return rfail(c, "map requires a filter argument");
     if (a->n && !fn)
         return rfail(c, "map needs the name of a filter");
-    int rc = tv_elements(c, v, &l);
+    int rc = elements_or_none(c, v, &l);
     if (rc || !(r = list_make(c, l->n)))
         return rc ? rc : -E2BIG;
     struct args rest = *a;
@@ -191,7 +197,7 @@ static int select_by(struct tctx *c, struct tv v, const struct args *a, bool by_
         return rfail(c, "the test %s is not supported", a->v[skip].kind == TV_STR ? a->v[skip].s->p : "?");
     rest.v += skip + (fn != NULL);
     rest.n -= skip + (fn != NULL);
-    int rc = tv_elements(c, v, &l);
+    int rc = elements_or_none(c, v, &l);
     if (rc || !(r = list_make(c, l->n)))
         return rc ? rc : -E2BIG;
     for (size_t i = 0; !rc && i < l->n; i++) {
@@ -316,7 +322,7 @@ static int f_dictsort(struct tctx *c, struct tv v, const struct args *a, struct 
     bool by_value = a->v[1].kind == TV_STR && tstr_is(a->v[1].s, "value");
     if (tv_given(a->v[1]) && !by_value && !(a->v[1].kind == TV_STR && tstr_is(a->v[1].s, "key")))
         return rfail(c, "You can only sort by either \"key\" or \"value\"");
-    int rc = f_items(c, v, &none, out);
+    int rc = v.kind == TV_UNDEF ? fail_undefined(c, v) : f_items(c, v, &none, out);
     if (!rc)
         rc = keyed_make(c, out->l, tv_int(by_value), flag(a->v[0]), &k);
     size_t n = rc ? 0 : out->l->n;

@@ -735,10 +735,8 @@ int tv_slice(struct tctx *c, struct tv v, const struct tv bound[3], struct tv *o
     if (v.kind == TV_UNDEF)
         return fail_undefined(c, v);
     bool list = v.kind == TV_LIST || v.kind == TV_TUPLE || v.kind == TV_RANGE;
-    if (!list && v.kind != TV_STR) {
-        *out = tv_undef_hint(c, "this object has no slices");
-        return 0;
-    }
+    if (!list && v.kind != TV_STR)
+        return rfail(c, "'%s' object is not subscriptable by a slice", tv_type((enum tv_kind)v.kind));
     int rc = slice_indices(c, bound, (int64_t)(list ? v.l->n : v.s->chars), &start, &step, &count);
     if (rc)
         return rc;
