@@ -22,12 +22,29 @@ size_t kern_lr_bytes(enum kern_type type, uint32_t rank, uint32_t k, uint32_t n)
     return all;
 }
 
-static void put(enum kern_type type, void *dst, size_t i, float v)
+static inline __attribute__((always_inline)) void put(enum kern_type type, void *dst, size_t i, float v)
 {
     if (type == KERN_BF16)
         ((uint16_t *)dst)[i] = f32_to_bf16(v);
     else
         ((float *)dst)[i] = v;
+}
+
+static inline __attribute__((always_inline)) void pack(enum kern_type type, const struct kern_lr *l, const float *a,
+                                                       const float *b)
+{
+    for (uint32_t r = 0; r < l->rank; r++, a += l->k) {
+        size_t group = lr_a_index(type, l->rank, l->k, r, 0);
+        size_t step = (size_t)lr_block_ranks(l->rank, r) * LR_WIDE;
+        for (uint32_t k = 0; k < l->k; k += LR_WIDE, group += step)
+            for (uint32_t j = 0; j < LR_WIDE && k + j < l->k; j++)
+                put(type, (void *)l->a.a, group + lr_place(type, j), a[k + j]);
+    }
+    for (uint32_t n = 0; n < l->n; n++, b += l->rank) {
+        size_t first = lr_b_index(type, l->rank, n, 0);
+        for (uint32_t r = 0; r < l->rank; r++)
+            put(type, (void *)l->b.a, first + (size_t)r * LR_WIDE, b[r]);
+    }
 }
 
 void kern_lr_pack(struct kern_dev *d, struct kern_lr *l, enum kern_type type, uint32_t rank, uint32_t k, uint32_t n,
@@ -43,12 +60,10 @@ void kern_lr_pack(struct kern_dev *d, struct kern_lr *l, enum kern_type type, ui
     l->a = at;
     l->b = kmem_at(at, a_bytes);
     memset((void *)at.a, 0, a_bytes + b_bytes);
-    for (uint32_t r = 0; r < rank; r++)
-        for (uint32_t j = 0; j < k; j++)
-            put(type, (void *)l->a.a, lr_a_index(type, rank, k, r, j), a[(size_t)r * k + j]);
-    for (uint32_t j = 0; j < n; j++)
-        for (uint32_t r = 0; r < rank; r++)
-            put(type, (void *)l->b.a, lr_b_index(type, rank, j, r), b[(size_t)j * rank + r]);
+    if (type == KERN_BF16)
+        pack(KERN_BF16, l, a, b);
+    else
+        pack(KERN_F32, l, a, b);
 }
 
 size_t kern_lr_scratch(uint32_t max_group_rows, uint32_t n_sites, uint32_t max_rank)

@@ -159,6 +159,91 @@ static void shared_up(void *ctx)
     b->t->lr_up(&a, 0, 1536);
 }
 
+/* ---- a step's products with modules, through kern_run ---- */
+
+enum { STEP_ROWS = 32, OPS = 4 };
+
+struct step {
+    struct kern_mat mat[LAYERS][OPS];
+    struct kern_op ops[2 * LAYERS * OPS];
+    struct kern_act act[2]; /* of width 576 and 1536 */
+    struct kern_slot slot[MODULES];
+    struct kern_group own[STEP_ROWS], shared;
+    struct kern_step s;
+    struct kern_dev *d;
+};
+
+/* The four products of a layer: columns, width, first site, sites. */
+static const uint32_t products[OPS][4] = {{960, 576, 0, 3}, {576, 576, 3, 1}, {3072, 576, 4, 2}, {576, 1536, 6, 1}};
+
+static void make_step_ops(struct step *p, struct bench *b, uint32_t forms)
+{
+    float *y = big_alloc(STEP_ROWS * 3072 * 4), *t = big_alloc(kern_lr_scratch(STEP_ROWS, 3, RANK));
+    for (int i = 0; i < 2; i++) {
+        uint32_t k = i ? 1536 : 576;
+        kern_act_init(&p->act[i], STEP_ROWS, k, forms,
+                      (kmem){(uintptr_t)big_alloc(kern_act_bytes(STEP_ROWS, k, forms))});
+        memcpy((void *)p->act[i].f32.a, b->x, (size_t)STEP_ROWS * k * 4);
+    }
+    for (uint32_t l = 0; l < LAYERS; l++)
+        for (int i = 0; i < OPS; i++) {
+            const uint32_t *q = products[i];
+            size_t bytes = kern_mat_bytes(KERN_S8, q[0], q[1], false);
+            uint8_t *w = big_alloc(bytes);
+            memset(w, 1, bytes);
+            kern_mat_init(&p->mat[l][i], KERN_S8, q[0], q[1], false, (kmem){(uintptr_t)w});
+            struct kern_op *o = &p->ops[2 * (l * OPS + (uint32_t)i)];
+            *o = (struct kern_op){.kind = KERN_OP_LR_DOWN,
+                                  .act = &p->act[q[1] == 1536],
+                                  .mat = &p->mat[l][i],
+                                  .y = {(uintptr_t)y},
+                                  .ldy = 3072,
+                                  .t = {(uintptr_t)t},
+                                  .n_sites = q[3]};
+            for (uint32_t j = 0, n0 = 0; j < q[3]; n0 += shapes[q[2] + j][1], j++)
+                o->sites[j] = (struct kern_op_site){l * SITES + q[2] + j, n0, shapes[q[2] + j][1]};
+            o[1] = o[0];
+            o[1].kind = KERN_OP_LINEAR;
+        }
+}
+
+static void run_step(void *ctx)
+{
+    struct step *p = ctx;
+    kern_run(p->d, p->ops, 2 * LAYERS * OPS, &p->s);
+}
+
+static void bench_step(struct check *c, enum kern_level l, struct bench *b)
+{
+    static struct step p;
+    static int32_t tokens[STEP_ROWS];
+    if (l < KERN_VNNI)
+        return;
+    if (!p.ops[0].n_sites)
+        make_step_ops(&p, b, KERN_ACT_S8 | KERN_ACT_BF16);
+    for (uint32_t m = 0; m < STEP_ROWS; m++) {
+        p.slot[m] = (struct kern_slot){LAYERS * SITES, RANK, &b->lr[m][0][0]};
+        p.own[m] = (struct kern_group){&p.slot[m], 1, 1, b->rows + m};
+    }
+    p.shared = (struct kern_group){&p.slot[0], 1, STEP_ROWS, b->rows};
+    for (unsigned threads = 1; threads <= 2; threads++)
+        for (int way = 0; way < 3; way++) {
+            static const char *const names[] = {"no module", "one module", "32 modules"};
+            struct kern_opts o = {.threads = threads, .max_level = kern_level_name(l)};
+            if (!check_case(c, l, "step s8 32 rows, %s, threads=%u", names[way], threads) || kern_open(&o, &p.d, NULL))
+                continue;
+            p.s = (struct kern_step){.n_rows = STEP_ROWS,
+                                     .token = tokens,
+                                     .pos = b->rows,
+                                     .groups = way == 1 ? &p.shared : p.own,
+                                     .n_groups = way == 0   ? 0
+                                                 : way == 1 ? 1
+                                                            : STEP_ROWS};
+            check_report(c, check_time(run_step, &p), 0, 0);
+            kern_close(p.d);
+        }
+}
+
 static void bench_lr(struct check *c, enum kern_level l)
 {
     static struct bench b;
@@ -182,6 +267,7 @@ static void bench_lr(struct check *c, enum kern_level l)
         if (check_case(c, l, "lr_up rank 64, 1536, %u rows of one", b.n_rows))
             report(c, shared_up, &b, 0, 2.0 * 64 * 1536 * b.n_rows);
     }
+    bench_step(c, l, &b);
 }
 
 /* ---- attention ---- */
