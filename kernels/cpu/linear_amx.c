@@ -14,7 +14,7 @@
 #include <string.h>
 
 #define FEW 8      /* rows below which S8 runs on VNNI: there the weights' bandwidth is the bound */
-#define AHEAD 4096 /* bytes that weights are fetched ahead of their use */
+#define AHEAD 1024 /* bytes that weights are fetched ahead of their use */
 #define TILE 1024
 
 struct tile_config {
@@ -135,13 +135,17 @@ BLOCK_FN void narrow_block(const struct operands *o, uint32_t n, uint32_t n1, co
         finish_tile(o->a, sums[g], 0, o->a->rows, n + 16 * g, n1, bf16);
 }
 
-/* R (1 or 2) tiles of rows, from tile t, by G (1 or 2) groups of columns. */
+/* R (1 or 2) tiles of rows, from tile t, by G (1 or 2) groups of columns. The weights of the columns behind these are
+ * fetched meanwhile, each pass over the rows its share, so that memory works while the tiles do. */
 BLOCK_FN void wide_block(const struct operands *o, uint32_t t, uint32_t n, uint32_t n1, const int R, const int G,
                          const bool bf16)
 {
     _Alignas(64) int32_t sums[4][256];
     uint32_t most = o->a->rows - 16, r = 16 * t < most ? 16 * t : most, s = 16 * t + 16 < most ? 16 * t + 16 : most;
     const uint8_t *w = o->w + (size_t)(n / 16) * o->stream, *x = o->x + r * o->ldx, *z = o->x + s * o->ldx;
+    uint32_t passes = (o->a->rows + 31) / 32, lines = (2 * TILE / 64 + passes - 1) / passes;
+    const uint8_t *next = w + 2 * o->stream + (size_t)(t / 2) * o->steps * lines * 64;
+    lines = passes == 1 ? 0 : lines;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -158,6 +162,8 @@ BLOCK_FN void wide_block(const struct operands *o, uint32_t t, uint32_t n, uint3
             if (G > 1)
                 fetch_tile(w + o->stream);
         }
+        for (uint32_t i = 0; i < lines; i++, next += 64)
+            _mm_prefetch((const char *)next, _MM_HINT_T1);
         MULTIPLY(0, 4, 6);
         if (R > 1)
             MULTIPLY(1, 5, 6);
