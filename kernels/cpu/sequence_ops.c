@@ -115,28 +115,12 @@ void cpu_op_lr_down(struct cpu_ctx *c, const struct kern_op *op)
         }
 }
 
-/* Asks for columns [n0, n1) of B, which the next group will read: the pieces are too short for the processor's own
- * prefetching. */
-static void lr_prefetch(const struct kern_lr *lr, uint32_t n0, uint32_t n1)
-{
-    size_t word = lr->type == KERN_BF16 ? 2 : 4;
-    const char *p = (const char *)lr->b.a + lr_b_index(lr->type, lr->rank, n0 / LR_WIDE * LR_WIDE, 0) * word;
-    size_t bytes = (lr_pad(n1) - n0 / LR_WIDE * LR_WIDE) * lr->rank * word;
-    bytes = bytes < 4096 ? bytes : 4096;
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
-}
-
 static void lr_up_site(struct cpu_ctx *c, const struct kern_op *op, uint32_t g, uint32_t j, float *t, uint32_t n0,
                        uint32_t n1)
 {
     const struct kern_step *s = c->s;
     const struct kern_group *grp = &s->groups[g];
-    const struct kern_lr *lr = lr_site(op, grp, j), *next = NULL;
-    if (g + 1 < s->n_groups)
-        next = lr_site(op, grp + 1, j);
-    if (next && n1 <= next->n)
-        lr_prefetch(next, n0, n1);
+    const struct kern_lr *lr = lr_site(op, grp, j);
     uint32_t rows[LR_ROWS];
     struct cpu_lr a = {.lr = lr,
                        .b = (const void *)lr->b.a,

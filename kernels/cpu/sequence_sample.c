@@ -99,9 +99,11 @@ static void top_list(const struct sample_prims *p, const float *x, uint32_t n, c
 
 /* ---- mask, bias, penalties ---- */
 
+/* As tidy leaves logits. */
 static void set_logit(float *x, float v)
 {
-    *x = v == v ? v : -INFINITY;
+    float most = v < FLT_MAX ? v : FLT_MAX;
+    *x = v == v ? most : -INFINITY;
 }
 
 static float penalized(const struct kern_sample *s, const struct kern_seen *t, float v)

@@ -168,7 +168,7 @@ struct step {
     struct kern_op ops[2 * LAYERS * OPS];
     struct kern_act act[2]; /* of width 576 and 1536 */
     struct kern_slot slot[MODULES];
-    struct kern_group own[STEP_ROWS], shared;
+    struct kern_group own[STEP_ROWS], same[STEP_ROWS], shared;
     struct kern_step s;
     struct kern_dev *d;
 };
@@ -225,21 +225,25 @@ static void bench_step(struct check *c, enum kern_level l, struct bench *b)
         p.slot[m] = (struct kern_slot){LAYERS * SITES, RANK, &b->lr[m][0][0]};
         p.own[m] = (struct kern_group){&p.slot[m], 1, 1, b->rows + m};
     }
+    for (uint32_t m = 0; m < STEP_ROWS; m++)
+        p.same[m] = (struct kern_group){&p.slot[0], 1, 1, b->rows + m};
     p.shared = (struct kern_group){&p.slot[0], 1, STEP_ROWS, b->rows};
     for (unsigned threads = 1; threads <= 2; threads++)
-        for (int way = 0; way < 3; way++) {
-            static const char *const names[] = {"no module", "one module", "32 modules"};
+        for (int way = 0; way < 4; way++) {
+            static const char *const names[] = {"no module", "one module", "32 modules", "32 groups of one module"};
             struct kern_opts o = {.threads = threads, .max_level = kern_level_name(l)};
             if (!check_case(c, l, "step s8 32 rows, %s, threads=%u", names[way], threads) || kern_open(&o, &p.d, NULL))
                 continue;
             p.s = (struct kern_step){.n_rows = STEP_ROWS,
                                      .token = tokens,
                                      .pos = b->rows,
-                                     .groups = way == 1 ? &p.shared : p.own,
+                                     .groups = way == 1   ? &p.shared
+                                               : way == 2 ? p.own
+                                                          : p.same,
                                      .n_groups = way == 0   ? 0
                                                  : way == 1 ? 1
                                                             : STEP_ROWS};
-            check_report(c, check_time(run_step, &p), 0, 0);
+            check_report(c, threads > 1 ? check_time_wall(run_step, &p) : check_time(run_step, &p), 0, 0);
             kern_close(p.d);
         }
 }
