@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """Compares `cpet import` with the PyPI packages `gguf` and `transformers`. Part of the long suite.
 
-    test_import_oracle.py --cpet BUILD/cpet [--gguf FILE]
-
-1. With --gguf: imports FILE, compares every tensor with gguf's own dequantization (rows put back in order here, by numpy), bit for
-   bit, loads the result with transformers and generates from "The capital of France is".
-2. Small random Llama and Qwen2 models made by transformers: saved sharded and whole, imported as f32 and as bf16; written as GGUF by
-   the gguf package (rows permuted, llama3 factors in rope_freqs.weight) and imported again. transformers' logits of the
-   imported directory equal those of the original, bit for bit in f32.
-Exits 77 where a package is missing, 1 where something differs.
+`demo` imports the demo's GGUF file (CPETD_DEMO_GGUF, or the one under var/download), compares every tensor with gguf's own
+dequantization (rows put back in order here, by numpy), bit for bit, loads the result with transformers and generates
+from "The capital of France is". The others are small random Llama and Qwen2 models made by transformers: saved sharded and
+whole, imported as f32 and as bf16; written as GGUF by the gguf package (rows permuted, llama3 factors in
+rope_freqs.weight) and imported again. transformers' logits of the imported directory equal those of the original, bit for
+bit in f32. Skips where a package is missing.
 """
-import argparse, json, os, subprocess, sys, tempfile
+import json
+import os
+import tempfile
+
+import harness
+from harness import ROOT, Skip, case
 
 try:
     import gguf
@@ -20,31 +23,27 @@ try:
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    MISSING = None
 except ImportError as e:
-    print("skipped:", e)
-    sys.exit(77)
+    MISSING = str(e)
 
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 LAYER = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
          "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
          "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-failures = 0
 
 
 def check(what, ok, detail=""):
-    global failures
-    failures += not ok
-    print("%-6s %s %s" % ("ok" if ok else "FAILED", what, detail), flush=True)
+    print("   %s: %s" % (what, detail or ("yes" if ok else "no")), flush=True)
+    assert ok, "%s: %s" % (what, detail or "not so")
 
 
-def run(cpet, *args):
-    p = subprocess.run([cpet, "import", "--json", *args], capture_output=True, text=True)
-    if p.returncode:
-        print(p.stderr)
-        sys.exit(1)
-    return json.loads(p.stdout)
+def run(*args):
+    if MISSING:
+        raise Skip(MISSING)
+    return json.loads(harness.cpet("import", "--json", *args))
 
 
 def hf_name(name):
@@ -59,9 +58,25 @@ def unpermute(x, heads):
     return x.reshape(heads, x.shape[0] // heads // 2, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
-def compare_gguf(cpet, path, tmp):
+def demo_gguf():
+    found = [os.environ.get("CPETD_DEMO_GGUF", "")] + sorted(map(str, (ROOT / "var/download").rglob("*.gguf")))
+    for path in found:
+        if os.path.isfile(path):
+            return path
+    raise Skip("the demo's GGUF file is neither CPETD_DEMO_GGUF nor under var/download")
+
+
+@case
+def demo():
+    if MISSING:
+        raise Skip(MISSING)
+    with tempfile.TemporaryDirectory() as tmp:
+        compare_gguf(demo_gguf(), tmp)
+
+
+def compare_gguf(path, tmp):
     out = os.path.join(tmp, "demo")
-    print(run(cpet, path, out))
+    run(path, out)
     reader = gguf.GGUFReader(path)
     field = {k: f.contents() for k, f in reader.fields.items() if k.startswith("llama.attention.head")}
     same = total = 0
@@ -150,53 +165,59 @@ def llama3_factors(base, dim, factor, low, high, old):
     return np.array(out, dtype=np.float32)
 
 
-def compare_random(cpet, tmp):
-    scaled = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-              "original_max_position_embeddings": 64}
-    common = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                  vocab_size=128, max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
-    kinds = {
-        "llama": LlamaForCausalLM(LlamaConfig(**common, tie_word_embeddings=True)),
-        "llama-bias-scaled": LlamaForCausalLM(LlamaConfig(**common, attention_bias=True, rope_parameters=scaled)),
-        "qwen2": Qwen2ForCausalLM(Qwen2Config(**common)),
-        "qwen2-tied": Qwen2ForCausalLM(Qwen2Config(**common, tie_word_embeddings=True)),
-    }
-    for name, model in kinds.items():
-        model = model.eval().float()
-        with torch.no_grad():
-            for key, p in model.named_parameters():
-                p.normal_(0, 0.05)
-                if "norm" in key:
-                    p.add_(1)
-        want = logits(model)
-        where = lambda s: os.path.join(tmp, name + "." + s)
-        model.save_pretrained(where("whole"))
-        model.save_pretrained(where("sharded"), max_shard_size="40KB")
-        factors = llama3_factors(5e5, 16, 8.0, 1.0, 4.0, 64) if "scaled" in name else None
-        save_gguf(model, name.split("-")[0], where("gguf"), factors)
-        lineages = set()
-        for source in ("whole", "sharded", "gguf"):
-            out = where(source + ".out")
-            lineages.add(run(cpet, "--dtype", "f32", where(source), out)["lineage"]["weights"])
-            got = logits(AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32))
-            check("%s from %s: logits" % (name, source), torch.equal(want, got), "%g" % (want - got).abs().max())
-        check(name + ": one lineage", len(lineages) == 1)
-        run(cpet, "--dtype", "bf16", where("whole"), where("bf16"))
-        got = logits(AutoModelForCausalLM.from_pretrained(where("bf16"), dtype=torch.float32))
-        check(name + " as bf16: logits", 0 < (want - got).abs().max() < 0.2)
+COMMON = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+              vocab_size=128, max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
+SCALED = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
+KINDS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**COMMON, tie_word_embeddings=True)),
+    "llama-bias-scaled": lambda: LlamaForCausalLM(LlamaConfig(**COMMON, attention_bias=True, rope_parameters=dict(SCALED))),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**COMMON)),
+    "qwen2-tied": lambda: Qwen2ForCausalLM(Qwen2Config(**COMMON, tie_word_embeddings=True)),
+}
 
 
-def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--cpet", required=True)
-    p.add_argument("--gguf")
-    a = p.parse_args()
+def compare_random(name, tmp):
     torch.manual_seed(3)
-    with tempfile.TemporaryDirectory() as tmp:
-        if a.gguf:
-            compare_gguf(os.path.abspath(a.cpet), a.gguf, tmp)
-        compare_random(os.path.abspath(a.cpet), tmp)
-    sys.exit(1 if failures else 0)
+    model = KINDS[name]().eval().float()
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            p.normal_(0, 0.05)
+            if "norm" in key:
+                p.add_(1)
+    want = logits(model)
+
+    def where(s):
+        return os.path.join(tmp, name + "." + s)
+
+    model.save_pretrained(where("whole"))
+    model.save_pretrained(where("sharded"), max_shard_size="40KB")
+    factors = llama3_factors(5e5, 16, 8.0, 1.0, 4.0, 64) if "scaled" in name else None
+    save_gguf(model, name.split("-")[0], where("gguf"), factors)
+    lineages = set()
+    for source in ("whole", "sharded", "gguf"):
+        out = where(source + ".out")
+        lineages.add(run("--dtype", "f32", where(source), out)["lineage"]["weights"])
+        got = logits(AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32))
+        check("logits from " + source, torch.equal(want, got), "largest difference %g" % (want - got).abs().max())
+    check("one lineage", len(lineages) == 1)
+    run("--dtype", "bf16", where("whole"), where("bf16"))
+    got = logits(AutoModelForCausalLM.from_pretrained(where("bf16"), dtype=torch.float32))
+    check("logits as bf16", 0 < (want - got).abs().max() < 0.2)
 
 
-main()
+def add_random(name):
+    def test():
+        if MISSING:
+            raise Skip(MISSING)
+        with tempfile.TemporaryDirectory() as tmp:
+            compare_random(name, tmp)
+    test.__name__ = name.replace("-", "_")
+    case(test)
+
+
+for k in KINDS:
+    add_random(k)
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,35 +1,30 @@
 #!/usr/bin/env python3
 """PEFT -> .pet -> PEFT with the real PEFT: what comes back loads and computes the same logits.
 
-    CPET=build/cpet python tests/e2e/test_pet_oracle.py
-
-Long suite: needs torch, transformers and peft; exits 77 where they are not installed.
+Part of the long suite: needs torch, transformers and peft; skips where they are not installed.
 """
 import json
-import os
-import pathlib
-import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
+from pathlib import Path
+
+import harness
+from harness import Skip, case
 
 try:
     import peft
     import torch
     from safetensors.torch import load_file
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    MISSING = None
 except ImportError as e:
-    print(f"skip pet_oracle: {e}")
-    sys.exit(77)
+    MISSING = str(e)
 
 warnings.filterwarnings("ignore")
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-CPET = os.environ.get("CPET", str(ROOT / "build" / "cpet"))
-IDS = torch.tensor([[1, 5, 9, 2, 60, 33, 7, 7, 12]])
+IDS = [[1, 5, 9, 2, 60, 33, 7, 7, 12]]
 SHAPE = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2)
-CASES = {
+MODULES = {
     "all": dict(r=4, lora_alpha=7, target_modules="all-linear", rank_pattern={"q_proj": 2},
                 alpha_pattern={r"layers\.1\..*_proj": 3}),
     "rslora": dict(r=6, lora_alpha=5, use_rslora=True, target_modules=r".*\.(q|v)_proj"),
@@ -40,15 +35,14 @@ CASES = {
 
 
 def cpet(*args):
-    r = subprocess.run([CPET, "pet", *map(str, args)], capture_output=True, text=True)
-    assert r.returncode == 0, r.stderr
-    return json.loads(r.stdout) if "--json" in args else r.stdout
+    out = harness.cpet("pet", *args)
+    return json.loads(out) if "--json" in args else out
 
 
 def logits(base, adapter):
     model = peft.PeftModel.from_pretrained(base(), adapter)
     with torch.no_grad():
-        return model(IDS).logits
+        return model(torch.tensor(IDS)).logits
 
 
 def check(tmp, name, base, dtype, kwargs):
@@ -70,37 +64,38 @@ def check(tmp, name, base, dtype, kwargs):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
     want, got = logits(base, src), logits(base, back)
     with torch.no_grad():
-        plain = base()(IDS).logits
+        plain = base()(torch.tensor(IDS)).logits
     diff = (want - got).abs().max().item()
     assert diff <= 1e-5 * want.abs().max().item(), diff
     assert (want - plain).abs().max().item() > 1e-3, "the module changes nothing"
-    print(f"ok {name}: {packed['sites']} linears, largest difference {diff:.2g}")
+    print(f"   {packed['sites']} linears, largest difference {diff:.2g}")
 
 
-def main():
-    tmp = pathlib.Path(tempfile.mkdtemp(prefix="cpet-oracle-"))
+def llama():
+    torch.manual_seed(1)
+    return LlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **SHAPE)).eval()
 
-    def llama():
-        torch.manual_seed(1)
-        return LlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **SHAPE)).eval()
 
-    def qwen2():
-        torch.manual_seed(2)
-        return Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=False, **SHAPE)).eval()
+def qwen2():
+    torch.manual_seed(2)
+    return Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=False, **SHAPE)).eval()
 
-    failed = 0
-    for base in (llama, qwen2):
-        base().save_pretrained(tmp / base.__name__)
-        for i, (name, kwargs) in enumerate(CASES.items()):
-            dtype = (torch.float32, torch.bfloat16, torch.float16)[i % 3]
-            try:
-                check(tmp, f"{base.__name__}-{name}", base, dtype, kwargs)
-            except AssertionError as e:
-                failed += 1
-                print(f"FAIL {base.__name__}-{name}: {e}")
-    shutil.rmtree(tmp)
-    return 1 if failed else 0
 
+def add(base, name, i):
+    def test():
+        if MISSING:
+            raise Skip(MISSING)
+        with tempfile.TemporaryDirectory() as d:
+            tmp = Path(d)
+            base().save_pretrained(tmp / base.__name__)
+            check(tmp, name, base, (torch.float32, torch.bfloat16, torch.float16)[i % 3], MODULES[name])
+    test.__name__ = f"{base.__name__}_{name}"
+    case(test)
+
+
+for b in (llama, qwen2):
+    for n, k in enumerate(MODULES):
+        add(b, k, n)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.main()

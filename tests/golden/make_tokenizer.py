@@ -5,7 +5,7 @@
 
 KIND.json is a tokenizer.json trained with the PyPI package `tokenizers` on the texts of DATA. KIND.gold holds one case
 a line, three fields between tabs: the string as JSON, its ids with special tokens recognised, and what these ids decode
-to as JSON. test_tokenizer.c checks all of them; tests/e2e/test_tokenizer_oracle.py trains larger ones with train_all.
+to as JSON. test_tokenizer.c checks all of them; tests/e2e/test_tokenizer.py trains larger ones with train_all.
 """
 import glob, json, os, sys
 

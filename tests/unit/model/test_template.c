@@ -1,5 +1,5 @@
 /* test_template.c - bounds, errors and purity of the chat-template engine. What it renders is compared with jinja2's
- * renderings by tests/e2e/test_template_oracle.py. */
+ * renderings by tests/e2e/test_template.py. */
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdlib.h>
