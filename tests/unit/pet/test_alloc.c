@@ -104,7 +104,8 @@ static void test_each(void **s)
             left = -1;
             if (r && r != -ENOMEM && r != -E2BIG) /* 0: a slower way did without; -E2BIG: a buffer */
                 fail_msg("%zu, allocation %ld of %ld: %d, \"%s\"", i, k, n, r, e.msg);
-            assert_true(!r == !e.msg[0]);
+            if (!r != !e.msg[0])
+                fail_msg("%zu, allocation %ld of %ld: %d, but \"%s\"", i, k, n, r, e.msg);
             done_without += !r;
         }
         assert_true(done_without <= 1);
