@@ -47,7 +47,7 @@ static const struct opt table[] = {
     {"max-seqs", "N", "sequences at once (256)", U32, AT(max_seqs), 1, 1u << 16},
     {"max-context", "N", "tokens of a sequence (the model's)", U32, AT(max_context), 1, 1u << 30},
     {"max-rows", "N", "tokens a step (512)", U32, AT(max_rows), 1, 1u << 16},
-    {"prefill-chunk", "N", "prompt tokens a step beside decoding (128)", U32, AT(prefill_chunk), 1, 1u << 16},
+    {"prefill-chunk", "N", "prompt tokens a step beside decoding (256)", U32, AT(prefill_chunk), 1, 1u << 16},
     {"max-queue", "N", "requests that may wait; more get 429 (1024)", U32, AT(max_queue), 1, 1u << 20},
     {"max-tenant", "N", "requests of one tenant, waiting and running; more get 429 (1024)", U32, AT(max_tenant), 1,
      1u << 20},

@@ -18,7 +18,7 @@
 
 #include "server/sched_internal.h"
 
-#define DEFAULT_CHUNK 128u
+#define DEFAULT_CHUNK 256u
 
 int sched_create(struct model *m, const struct sched_opts *o, struct sched **out, struct err *e)
 {

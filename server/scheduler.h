@@ -21,7 +21,7 @@
 struct sched;
 
 struct sched_opts {
-    uint32_t prefill_chunk; /* most prompt rows a step while others decode; 0: 128 */
+    uint32_t prefill_chunk; /* most prompt rows a step while others decode; 0: 256 */
     bool count_tasks;       /* fill sched_report.tasks */
     /* Called during sched_step: g has new events or (done) is over; after done the scheduler has forgotten it. */
     void (*publish)(void *ctx, struct gen *g, bool done);

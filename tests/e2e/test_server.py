@@ -218,9 +218,9 @@ def test_bias_and_ends():
     assert r["choices"][0]["finish_reason"] == "length" and r["usage"]["completion_tokens"] == 6
     r = s.post(COMP, {**eos, "min_tokens": 3})[1]
     assert r["usage"]["completion_tokens"] == 4 and r["choices"][0]["finish_reason"] == "stop"
-    a = s.text("a b a b a b", max_tokens=20)
-    b = s.text("a b a b a b", max_tokens=20, frequency_penalty=2, presence_penalty=2)
-    c = s.text("a b a b a b", max_tokens=20, repetition_penalty=3)
+    a = s.text("ha ha ha ha ha ha ha ha", max_tokens=20)
+    b = s.text("ha ha ha ha ha ha ha ha", max_tokens=20, frequency_penalty=2, presence_penalty=2)
+    c = s.text("ha ha ha ha ha ha ha ha", max_tokens=20, repetition_penalty=3)
     assert a != b and a != c
 
 
