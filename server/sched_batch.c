@@ -267,10 +267,14 @@ static struct gen *next_to_read(struct sched *s, struct gen **at)
     return g;
 }
 
+/* Beside decoding runs a step reads prefill_chunk tokens, so that their next token is not long in coming. While more
+ * prompts wait than runs decode, it reads as many as fit: few are held up, and many start sooner. */
 static void plan_prefill(struct sched *s)
 {
-    uint32_t budget = s->mi->max_rows - s->n_rows;
-    if (s->decode_rows)
+    uint32_t budget = s->mi->max_rows - s->n_rows, reading = 0;
+    for (uint32_t i = 0; i < s->n_tenants; i++)
+        reading += s->tenant[i].n_reading;
+    if (s->decode_rows >= reading && s->decode_rows)
         budget = least(budget, s->o.prefill_chunk);
     struct gen **at = malloc((s->n_tenants + 1) * sizeof *at);
     if (!at)
