@@ -121,13 +121,8 @@ static int split_space(struct tctx *c, const struct tstr *s, int64_t max, struct
         if (i >= s->len)
             return 0;
         size_t j = i;
-        if (max == 0) { /* the rest, without the space at its end */
-            struct tv rest;
-            int rc = str_make(c, s->p + i, s->len - i, &rest);
-            if (!rc)
-                rc = text_strip(c, rest, tv_none(), false, true, &rest);
-            return rc ? rc : piece_add(c, p, rest.s->p, rest.s->len);
-        }
+        if (max == 0) /* the rest, as it is */
+            return piece_add(c, p, s->p + i, s->len - i);
         while (j < s->len && !space_at(s->p + j, s->len - j))
             j++;
         int rc = piece_add(c, p, s->p + i, j - i);
