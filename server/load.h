@@ -12,7 +12,7 @@ struct loaded {
     struct kern_dev *dev;
     struct tok *tok;
     struct tmpl *tmpl;
-    char tmpl_problem[512];             /* why the backbone's template cannot be used; "" */
+    char tmpl_problem[512];              /* why the backbone's template cannot be used; "" */
     struct module *module[OPTIONS_MANY]; /* [o->n_pets] */
 };
 
