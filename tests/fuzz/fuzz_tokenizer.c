@@ -1,6 +1,7 @@
 /* fuzz_tokenizer.c - any bytes as a tokenizer.json and a text: refused, or the text becomes ids that become text.
  *
- * The input is the JSON up to the first NUL, then the text, then, after another NUL, a tokenizer_config.json.
+ * The input is parts with a NUL between: the JSON, the text, a tokenizer_config.json. With more parts (the files SIDES
+ * below, in that order; an empty part is a file that is not there) it is a directory.
  */
 #include <assert.h>
 #include <stddef.h>
@@ -10,6 +11,7 @@
 
 #include "common/utf8.h"
 #include "model/tokenizer.h"
+#include "tests/fuzz/scratch.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -50,29 +52,46 @@ static void run(const struct tok *t, const char *text, size_t n)
     tok_chat_template(t, &k);
     assert(tok_bos_text(t) && tok_eos_text(t));
     tok_space_prefix(t);
-    int32_t every[] = {-1, 0, 1, 2, 3, 4, 5, 6, 7, (int32_t)tok_vocab(t)};
+    assert(tok_bos(t) >= -1 && tok_eos(t) >= -1);
+    int32_t every[34];
+    for (int32_t i = 0; i < 34; i++)
+        every[i] = i < 33 ? i - 1 : (int32_t)tok_vocab(t);
     struct buf b;
     buf_init(&b, 1 << 20);
     tok_decode(t, every, sizeof every / sizeof *every, false, &b);
     buf_free(&b);
 }
 
+enum { TOKENIZER, TEXT, CONFIG, PARTS = 7 };
+
+static int open_dir(const struct scratch_part *part, size_t n, struct tok **t, struct err *e)
+{
+    static const char *const sides[PARTS] = {
+        "tokenizer.json",         NULL,          "tokenizer_config.json", "special_tokens_map.json",
+        "generation_config.json", "config.json", "chat_template.jinja"};
+    const char *dir = scratch_dir();
+    for (size_t i = 0; i < n; i++) {
+        if (sides[i] && part[i].n)
+            scratch_put(sides[i], part[i].p, part[i].n);
+    }
+    return tok_open(dir, t, e);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size > 1 << 17)
-        return 0;
-    const char *json = (const char *)data, *end = json + size;
-    const char *text = size ? memchr(json, 0, size) : NULL;
-    size_t len = text ? (size_t)(text - json) : size;
-    text = text ? text + 1 : end;
-    const char *config = text < end ? memchr(text, 0, (size_t)(end - text)) : NULL;
-    size_t n = (size_t)((config ? config : end) - text);
+    struct scratch_part part[PARTS] = {{0}};
     struct tok *t = NULL;
     struct err e = {0};
-    int rc = tok_parse(json, len, config ? config + 1 : NULL, config ? (size_t)(end - config - 1) : 0, &t, &e);
+    if (size > 1 << 17)
+        return 0;
+    size_t n = scratch_split(data, size, "", 1, part, PARTS);
+    const char *config = n > CONFIG ? (const char *)part[CONFIG].p : NULL;
+    int rc = n > CONFIG + 1
+                 ? open_dir(part, n, &t, &e)
+                 : tok_parse((const char *)part[TOKENIZER].p, part[TOKENIZER].n, config, part[CONFIG].n, &t, &e);
     assert(rc ? !t && e.msg[0] : !!t);
     if (!rc)
-        run(t, text, n);
+        run(t, n > TEXT ? (const char *)part[TEXT].p : "", part[TEXT].n);
     tok_close(t);
     return 0;
 }

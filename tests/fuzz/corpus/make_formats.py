@@ -1,4 +1,4 @@
-"""Makes the seeds of fuzz_safetensors and fuzz_gguf in safetensors/ and gguf/: a file of each kind that is read and of each
+"""Makes the seeds of fuzz_safetensors, fuzz_gguf, fuzz_json and fuzz_backbone: a file of each kind that is read and of each
 that is refused. Run: python make_formats.py (needs nothing)."""
 import json
 import os
@@ -8,6 +8,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def put(kind, name, data):
+    os.makedirs(os.path.join(HERE, kind), exist_ok=True)
     with open(os.path.join(HERE, kind, name), "wb") as f:
         f.write(data)
 
@@ -56,6 +57,30 @@ files = {
     "trailing": st({"a": t("U8", [1], 0, 1)}, b"abc"),
     "meta_array": st({"__metadata__": []}),
     "meta_number": st({"__metadata__": {"a": 1}}),
+}
+shard_a = st({"__metadata__": {"format": "pt"}, "a": t("U8", [2], 0, 2)}, b"ab")
+shard_b = st({"__metadata__": {"format": "np"}, "b": t("F32", [1], 0, 4)}, b"abcd")
+
+
+def directory(index, *shards):
+    return b"DIR\n" + b"\nNEXT\n".join((index if isinstance(index, bytes) else json.dumps(index).encode(), *shards))
+
+
+A, B = "a.safetensors", "b.safetensors"
+files |= {
+    "dir_shards": directory({"metadata": {}, "weight_map": {"a": A, "b": B}}, shard_a, shard_b),
+    "dir_single": directory(b"", shard_a),
+    "dir_none": directory(b""),
+    "dir_single_bad": directory(b"", b"\1"),
+    "dir_index_json": directory(b"{", shard_a),
+    "dir_index_no_map": directory({}, shard_a),
+    "dir_index_empty": directory({"weight_map": {}}, shard_a),
+    "dir_outside": directory({"weight_map": {"a": "../a.safetensors"}}, shard_a),
+    "dir_number": directory({"weight_map": {"a": 1}}, shard_a),
+    "dir_shard_missing": directory({"weight_map": {"a": A, "b": B}}, shard_a),
+    "dir_tensor_missing": directory({"weight_map": {"a": A, "c": A}}, shard_a),
+    "dir_tensor_twice": directory({"weight_map": {"a": A, "b": B}}, shard_a, shard_a),
+    "dir_shard_bad": directory({"weight_map": {"a": A, "b": B}}, shard_a, shard_b[:20]),
 }
 for name, data in files.items():
     put("safetensors", name, data)
@@ -136,3 +161,34 @@ files = {
 }
 for name, data in files.items():
     put("gguf", name, data)
+
+texts = {
+    "object": '{"u": 7, "n": -1, "big": 9007199254740993, "f": 1.5, "e": 1e300, "t": true, "s": "x\\u00e9\\n", "o": {"k": [1]}, "a": [1, [2]], "z": null}',
+    "array": "[[], {}, 1, \"s\"]", "string": '"a\\"b"', "number": "3", "true": "true", "empty": "", "space": "  ",
+    "keys_twice": '{"a": 1, "a": 2}', "nul": '{"a": "\\u0000"}', "huge_int": '{"a": 99999999999999999999}', "huge_real": '{"a": 1e999}',
+    "tail": "{} x", "cut": '{"a": [1, 2', "cut_string": '"abc\\', "deep": "[" * 9 + "]" * 9, "many": "[" + "0," * 1001 + "0]",
+    "utf8": '"\xff"', "closed": "]]]]", "surrogate": '"\\ud800"', "pair": '"\\ud83d\\ude00"',
+}
+for name, text in texts.items():
+    put("json", name, text.encode("latin-1"))
+
+plain = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "vocab_size": 128, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
+llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+configs = {
+    "llama": {}, "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True}, "bias": {"attention_bias": True, "mlp_bias": True},
+    "linear": {"rope_scaling": {"type": "linear", "factor": 4.0}}, "llama3": {"rope_scaling": llama3, "rope_theta": 5e5},
+    "llama3_wide": {"rope_scaling": dict(llama3, original_max_position_embeddings=8), "head_dim": 32},
+    "parameters": {"rope_parameters": dict(llama3, rope_theta=1e6)}, "default": {"rope_scaling": {"rope_type": "default"}},
+    "untyped": {"rope_scaling": {"factor": 2}}, "yarn": {"rope_scaling": {"rope_type": "yarn"}},
+    "factors": {"rope_scaling": dict(llama3, low_freq_factor=4.0)}, "no_factors": {"rope_scaling": {"rope_type": "llama3"}},
+    "theta": {"rope_parameters": {"rope_theta": 0}}, "rope_number": {"rope_scaling": 3}, "rope_type": {"rope_scaling": {"rope_type": 1}},
+    "type": {"model_type": "gpt2"}, "no_type": {"model_type": None}, "window": {"model_type": "qwen2", "use_sliding_window": True},
+    "act": {"hidden_act": "gelu"}, "layers": {"num_hidden_layers": 0}, "hidden": {"hidden_size": 1 << 20}, "no_hidden": {"hidden_size": None},
+    "heads": {"num_attention_heads": 6, "num_key_value_heads": 4}, "head_dim": {"head_dim": 12}, "head_small": {"num_attention_heads": 64, "num_key_value_heads": 64},
+    "eps": {"rms_norm_eps": 2}, "tied": {"tie_word_embeddings": 1}, "context": {"max_position_embeddings": -1},
+}
+for name, change in configs.items():
+    put("backbone", name, json.dumps({**plain, **change}).encode())
+put("backbone", "array", b"[]")
+put("backbone", "cut", json.dumps(plain).encode()[:50])

@@ -61,6 +61,34 @@ SEEDS = {
     "bad_step": doc(normalizer={"type": "Nmt"}),
     "bad_merge": doc(model=bpe(merges=["a zz"])),
     "bad_id": doc(model=dict(bpe(), vocab={"a": 4194303})),
+    "bad_unk": doc(model=bpe(unk_token="no")),
+    "bad_post": doc(post_processor={"type": "TemplateProcessing", "special_tokens": {"<e>": {"id": "<e>", "ids": [99]}},
+                                    "single": [{"SpecialToken": {"id": "<e>"}}, {"Sequence": {"id": "A"}}]}),
+    "bad_behavior": doc(pre_tokenizer=split({"String": "a"}, "Sideways")),
+    "bad_regex": doc(pre_tokenizer=split({"Regex": "(?<a"})),
+    "bad_class": doc(pre_tokenizer=split({"Regex": "[[a]"})),
+    "bad_sequence": doc(decoder=seq("decoders", seq("decoders", {"type": "Strip", "content": " ", "start": 9999, "stop": 0}))),
+    "bad_bool": doc(model=bpe(fuse_unk="yes")),
+    "bad_scheme": doc(decoder={"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "no"}),
+    "bad_mark": doc(pre_tokenizer={"type": "Metaspace", "replacement": "ab"}),
+    "bad_pair": doc(model=bpe(merges=[["a"]])),
+    "bad_steps": doc(pre_tokenizer={"type": "Sequence", "pretokenizers": 1}),
+    "bad_pattern": doc(pre_tokenizer={"type": "Split", "pattern": {"String": ""}}),
+    "no_behavior": doc(pre_tokenizer={"type": "Split", "pattern": {"Regex": "\\u0041|x"}}, decoder={"type": "Nope"}),
+    "dropout": doc(model=bpe(dropout=0.5)),
+}
+# The files beside tokenizer.json: tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json,
+# chat_template.jinja. None: not there.
+SIDES = {
+    "dir": (CONFIG, {"bos_token": "<w>"}, {"eos_token_id": [20, 21, 20]}, {"bos_token_id": 21}, "T"),
+    "dir_ids": ({}, None, None, {"bos_token_id": 20, "eos_token_id": 21}, "{{ x }}"),
+    "dir_map": (None, {"bos_token": "<w>", "eos_token": {"content": "<e>"}}, {"eos_token_id": 0}, {"bos_token_id": 4000}, None),
+    "dir_bad_eos": (CONFIG, None, {"eos_token_id": "x"}, {}, None),
+    "dir_many_eos": (CONFIG, None, {"eos_token_id": list(range(100))}, {}, None),
+    "dir_bad_token": ({"bos_token": "none such"}, None, None, {}, None),
+    "dir_bad_template": ({"chat_template": 1}, None, None, {}, None),
+    "dir_bad_json": ("{", None, None, {}, None),
+    "dir_array": ([], None, None, {}, None),
 }
 
 
@@ -71,6 +99,16 @@ def main():
         data += "\U0001347d\u1c89 \u180e".encode() + b"a" * 40 + (b"ab" * 30) + "\U00011930\u0301\u0323".encode() * 20
         data += b"\0" + json.dumps(CONFIG).encode()
         open(os.path.join(HERE, name), "wb").write(data)
+    for name, sides in SIDES.items():
+        parts = [json.dumps(SEEDS["bytelevel"], separators=(",", ":")), "ab <e> ab"]
+        parts += ["" if v is None else v if isinstance(v, str) else json.dumps(v) for v in sides]
+        open(os.path.join(HERE, name), "wb").write("\0".join(parts).encode())
+    # one piece of many merges, pieces of one word again and again, bytes that are not characters
+    many = doc(model=bpe(("abab", "\u00c3", "\u00a9", "\u00ff", "\u00e4"), merges=["a b", "ab ab"]), pre_tokenizer=NBL,
+               decoder={"type": "ByteLevel"})
+    open(os.path.join(HERE, "long_piece"), "wb").write(json.dumps(many).encode() + b"\0" + b"ab" * 600 + "\u00ff\u4f60".encode() * 9)
+    words = doc(pre_tokenizer=BL, decoder={"type": "ByteLevel"})
+    open(os.path.join(HERE, "same_words"), "wb").write(json.dumps(words).encode() + b"\0" + b" ab a1 ab a1" * 200)
     open(os.path.join(HERE, "bad_utf8"), "wb").write(json.dumps(SEEDS["plain"]).encode() + b"\0ab\xff\xc3")
     open(os.path.join(HERE, "empty"), "wb").write(b"")
     whole = open(os.path.join(HERE, "spm"), "rb").read()
