@@ -9,7 +9,8 @@
 
 void backbone_init(struct backbone *b)
 {
-    *b = (struct backbone){.precision = MODEL_AUTO, .kv_type = MODEL_KV_AUTO, .level = getenv("CPETD_CPU_LEVEL")};
+    *b = (struct backbone){
+        .precision = MODEL_AUTO, .kv_type = MODEL_KV_AUTO, .max_seqs = 2, .level = getenv("CPETD_CPU_LEVEL")};
 }
 
 int option_u32(const char *name, const char *arg, uint32_t min, uint32_t max, uint32_t *out, struct err *e)
@@ -105,7 +106,7 @@ int backbone_open(struct backbone *b, uint32_t max_rows, uint32_t max_logits, st
                                             .kv_type = b->kv_type,
                                             .max_rows = max_rows,
                                             .max_logits = max_logits,
-                                            .max_seqs = 2,
+                                            .max_seqs = b->max_seqs,
                                             .max_pets = b->n_pets ? b->n_pets : 1},
                        &b->model, e);
     if (!r)

@@ -15,6 +15,7 @@ struct backbone {
     enum model_precision precision;
     int kv_type;
     unsigned threads;
+    uint32_t max_seqs; /* sequences open at once (2) */
     /* opened */
     struct kern_dev *dev;
     struct model *model;

@@ -117,7 +117,7 @@ def make_all(model_dir, out):
     out.mkdir(parents=True, exist_ok=True)
     cfg = json.loads((Path(model_dir) / "config.json").read_text())
     lora(cfg, out / "lora", 8, "lora", strength=0.5)
-    recovery(cfg, out / "recovery-linear.safetensors", 8, "none", "rl", 0.5)
+    recovery(cfg, out / "recovery-linear.safetensors", 8, "none", "rl", 0.9)
     recovery(cfg, out / "recovery-gelu.safetensors", 8, "gelu", "rg", 2.0)
     for name, c in (("qwen2", QWEN2), ("llama", LLAMA)):
         backbone(c, out / name, name)
