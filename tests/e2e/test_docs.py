@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Holds the documentation to the programs and the sources.
+
+Options of `cpetd --help` and of each `cpet` command stand in the manual pages, and the other way round; paths named in
+README.md and docs/ are in the tree; fields, refusals, routes and metrics of the sources are described. The manual pages
+are linted where mandoc and man are installed. Needs build/cpetd and build/cpet (or CPETD, CPET); no model.
+"""
+import os
+import re
+import shutil
+import subprocess
+
+import harness
+from harness import CPET, CPETD, ROOT, Skip, case
+
+DOCS = sorted(ROOT.glob("docs/*.md"))
+PAGES = [ROOT / "docs/cpetd.8", ROOT / "docs/cpet.1"]
+FOLDERS = "common kernels formats pet model proto server compress tools deploy tests bench docs".split()
+COMMANDS = "import compress pet logits ppl".split()
+
+
+def text(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def run(*args):
+    r = subprocess.run(args, capture_output=True, text=True)
+    assert r.returncode == 0, f"{' '.join(map(str, args))}: {r.returncode}: {r.stderr.strip()}"
+    return r.stdout
+
+
+def same(what, have, want):
+    missing, extra = sorted(want - have), sorted(have - want)
+    assert not missing and not extra, f"{what}: missing {missing}, too many {extra}"
+
+
+def options(s):
+    return set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", s))
+
+
+def flags(page):
+    """The options that an mdoc text names: Fl -name, whatever else stands on the line."""
+    return set(re.findall(r"(?:Fl |\| )-([a-z][a-z0-9-]*)", page))
+
+
+@case
+def cpetd_options_in_the_manual_page():
+    same("docs/cpetd.8", flags(text("docs/cpetd.8")), options(run(CPETD, "--help")))
+
+
+@case
+def cpetd_options_in_operating_md():
+    same("docs/operating.md", options(text("docs/operating.md")), options(run(CPETD, "--help")))
+
+
+@case
+def defaults_in_operating_md_and_the_manual_page():
+    rows = {m[1]: line for line in text("docs/operating.md").split("\n") if (m := re.match(r"\| `--([a-z0-9-]+)", line))}
+    items = {m[1]: m[2] for m in re.finditer(r"\.It Fl -(\S+)(.*?)(?=\n\.It|\n\.El)", text("docs/cpetd.8"), re.S)}
+    checked = 0
+    for line in re.sub(r"\n {34}", " ", run(CPETD, "--help")).split("\n"):
+        m = re.match(r" +--([a-z0-9-]+).*?\(([0-9][0-9A-Z.:]*|auto|text)\)", line)
+        if not m:
+            continue
+        name, value = m.groups()
+        assert f"`{value}`" in rows[name], f"docs/operating.md: --{name} is {value} by default"
+        assert f"Default: {value}." in items[name], f"docs/cpetd.8: --{name} is {value} by default"
+        checked += 1
+    assert checked >= 12, f"only {checked} defaults found in --help"
+
+
+@case
+def cpet_options_in_the_manual_page():
+    page = text("docs/cpet.1")
+    sections = dict(re.findall(r"^\.Ss (\S+)\n(.*?)(?=^\.S[hs])", page, re.S | re.M))
+    same("commands of docs/cpet.1", set(sections), set(COMMANDS))
+    listed = set(re.findall(r"^  ([a-z]+) {2,}", run(CPET, "--help"), re.M))
+    same("commands of cpet --help", set(COMMANDS), listed)
+    for c in COMMANDS:
+        have, want = flags(sections[c]) - {"help"}, options(run(CPET, c, "--help")) - {"help"}
+        same(f"docs/cpet.1, cpet {c}", have, want)
+
+
+@case
+def cpetd_options_in_readme():
+    shown = set(re.findall(r"^\| `--([a-z0-9-]+)", text("README.md"), re.M))
+    assert shown and shown <= options(run(CPETD, "--help")), f"README.md: {shown}"
+
+
+@case
+def paths_are_in_the_tree():
+    name = r"(?<![\w./-])((?:%s)/[\w./*-]*|[\w-]+\.(?:md|build|options|txt))" % "|".join(FOLDERS)
+    wrong = []
+    for doc in [ROOT / "README.md", *DOCS]:
+        for path in re.findall(name, doc.read_text(encoding="utf-8")):
+            path = path.rstrip(".")
+            if not (list(ROOT.glob(path)) or list(doc.parent.glob(path))):
+                wrong.append(f"{doc.name}: {path}")
+    assert not wrong, "; ".join(wrong)
+
+
+@case
+def functions_that_readme_names_are_in_the_sources():
+    sources = "\n".join(p.read_text(encoding="utf-8") for f in FOLDERS for p in ROOT.glob(f"{f}/**/*.[ch]") if f != "tests")
+    part = text("README.md").split("## Follow one request")[1].split("## The tree")[0]
+    names = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+|serve|walk|fill)`", part))
+    wrong = sorted(n for n in names if not re.search(r"\b%s\(" % n, sources))
+    assert len(names) > 40 and not wrong, f"{len(names)} names, not in the sources: {wrong}"
+
+
+def fields():
+    table = text("proto/fields.c").split("const struct field req_fields[] = {")[1].split("};")[0]
+    return set(re.findall(r'\{"(\w+)"', table))
+
+
+@case
+def fields_in_api_md():
+    part = text("docs/api.md").split("## Fields")[1].split("### Refused")[0]
+    same("docs/api.md, fields", set(re.findall(r"^\| `(\w+)`", part, re.M)), fields())
+
+
+@case
+def refused_fields_in_api_md():
+    known = text("proto/fields.c").split("bool req_field_known")[1].split("};")[0]
+    part = text("docs/api.md").split("### Refused by name")[1].split("\n\n")[2]
+    same("docs/api.md, refused fields", set(re.findall(r"`(\w+)`", part)), set(re.findall(r'"(\w+)"', known)))
+    messages = text("proto/messages.c").split("bool message_field_known")[1].split("};")[0]
+    for f in re.findall(r'"(\w+)"', messages):
+        assert f"`{f}`" in text("docs/api.md"), f"docs/api.md: messages[].{f}"
+
+
+@case
+def routes_in_api_md():
+    routes = set(re.findall(r'\{"(/[\w/]+)", R_', text("server/api.c")))
+    assert len(routes) >= 9, routes
+    missing = sorted(r for r in routes if not re.search(r"`(GET|POST) %s`" % r, text("docs/api.md")))
+    assert not missing, f"docs/api.md: {missing}"
+
+
+@case
+def metrics_in_operating_md():
+    names = set(re.findall(r'"((?:vllm:|cpet_)\w+)"', text("server/metrics.c")))
+    same("docs/operating.md, metrics", set(re.findall(r"^\| `((?:vllm:|cpet_)\w+)`", text("docs/operating.md"), re.M)), names)
+
+
+@case
+def manual_pages_without_complaint():
+    if not (shutil.which("mandoc") or shutil.which("man")):
+        raise Skip("neither mandoc nor man is installed")
+    for page in map(str, PAGES):
+        if shutil.which("mandoc"):
+            out = subprocess.run(["mandoc", "-Tlint", page], capture_output=True, text=True)
+            assert out.returncode == 0 and not out.stdout, out.stdout + out.stderr
+        if shutil.which("man"):
+            env = {**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": ""}
+            out = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page], capture_output=True, text=True, env=env)
+            assert out.returncode == 0 and not out.stderr, out.stderr
+
+
+if __name__ == "__main__":
+    harness.main()
