@@ -1,40 +1,6 @@
-/* test_alloc.c - allocations that fail, one by one: everything in pet/ says so and gives back what it had.
- *
- * Linked with --wrap, so that each malloc, calloc and realloc of our own objects can fail (the libraries' own are not
- * touched). A sanitizer build sees what leaks.
- */
+/* test_alloc.c - allocations that fail, one by one: everything in pet/ says so and gives back what it had. */
 #include "pet_testlib.h"
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t m);
-void *__real_realloc(void *p, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t m);
-void *__wrap_realloc(void *p, size_t n);
-
-static long left = -1; /* allocations until one fails; negative: none does */
-static long seen;
-
-static bool fails(void)
-{
-    seen++;
-    return left >= 0 && left-- == 0;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t m)
-{
-    return fails() ? NULL : __real_calloc(n, m);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    return fails() ? NULL : __real_realloc(p, n);
-}
+#include "tests/unit/common/alloc_fail.h"
 
 static struct kern_dev *dev;
 static struct pet *lora, *recovery;
@@ -89,28 +55,12 @@ static int do_load(struct err *e)
 static void test_each(void **s)
 {
     (void)s;
-    static int (*const all[])(struct err *) = {do_peft, do_recovery, do_container, do_write, do_write_peft, do_load};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        struct err e = {0};
-        seen = 0;
-        left = -1;
-        assert_int_equal(all[i](&e), 0);
-        long n = seen, done_without = 0;
-        assert_true(n > 2);
-        for (long k = 0; k < n; k++) {
-            e = (struct err){0};
-            left = k;
-            int r = all[i](&e);
-            left = -1;
-            if (r && r != -ENOMEM && r != -E2BIG) /* 0: a slower way did without; -E2BIG: a buffer */
-                fail_msg("%zu, allocation %ld of %ld: %d, \"%s\"", i, k, n, r, e.msg);
-            if (!r != !e.msg[0])
-                fail_msg("%zu, allocation %ld of %ld: %d, but \"%s\"", i, k, n, r, e.msg);
-            done_without += !r;
-        }
-        assert_true(done_without <= 1);
-        assert_int_equal(all[i](&e), 0);
-    }
+    alloc_fail_each("a PEFT directory", do_peft, 1); /* a slower way does without */
+    alloc_fail_each("a recovery file", do_recovery, 1);
+    alloc_fail_each("a .pet file", do_container, 1);
+    alloc_fail_each("writing a .pet file", do_write, 1);
+    alloc_fail_each("writing a PEFT directory", do_write_peft, 1);
+    alloc_fail_each("loading", do_load, 1);
 }
 
 static int set_up(void **s)
