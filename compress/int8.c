@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <dirent.h>
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ struct job {
     size_t n_items, bytes_done, bytes_all;
     struct st_out *outs;
     float *row;
+    char bad[200]; /* where a weight is not a finite number */
 };
 
 /* Row r of the item's source as float32, rescaled. */
@@ -64,7 +66,8 @@ static float row_scale(const float *row, size_t k)
             return NAN;
         m = fabsf(row[j]) > m ? fabsf(row[j]) : m;
     }
-    return m > 0 ? m / 127.0f : 1.0f;
+    float s = m / 127.0f;
+    return s > 0 ? s : 1.0f; /* a row of zeros, or of numbers too small to divide by */
 }
 
 static int fill(void *ctx, size_t off, size_t n, void *dst)
@@ -79,8 +82,10 @@ static int fill(void *ctx, size_t off, size_t n, void *dst)
     for (size_t r = off / row_bytes, i = 0; i < n / row_bytes; i++, r++) {
         load_row(it, r, k, j->row);
         float s = row_scale(j->row, k);
-        if (!isfinite(s))
+        if (!isfinite(s)) {
+            snprintf(j->bad, sizeof j->bad, "tensor %s, row %zu", t->name, r);
             return -EDOM;
+        }
         if (it->how == SCALES)
             ((float *)dst)[i] = s;
         else if (it->how == TO_INT8)
@@ -322,6 +327,17 @@ static int read_calib(const struct compress_opts *o, char **text, size_t *n, str
     return *text ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 
+/* Removes what an earlier result left: it would be read beside weights that it was not made for. */
+static int drop(const char *dir, const char *name, struct err *e)
+{
+    char *path = path_join(dir, name);
+    int r = path ? 0 : err_set(e, -ENOMEM, "out of memory");
+    if (path && unlink(path) && errno != ENOENT)
+        r = err_set(e, -errno, "%s: %s", path, strerror(errno));
+    free(path);
+    return r;
+}
+
 static int check_out(const struct compress_opts *o, struct err *e)
 {
     int r = dir_make(o->out, e);
@@ -337,6 +353,10 @@ static int check_out(const struct compress_opts *o, struct err *e)
         r = err_set(e, -EEXIST, "%s: holds a model already (--force replaces it)", o->out);
     else if (unlink(model) && errno != ENOENT)
         r = err_set(e, -errno, "%s: %s", model, strerror(errno));
+    if (!r)
+        r = drop(o->out, "cpet/sites.safetensors", e);
+    if (!r)
+        r = drop(o->out, "recovery.safetensors", e);
     free(a);
     free(b);
     free(model);
@@ -364,7 +384,7 @@ static int write_weights(struct job *j, struct compress_report *rep, struct err 
     char *path = path_join(j->o->out, "model.safetensors");
     int r = path ? st_write(path, j->outs, j->n_items, meta, e) : err_set(e, -ENOMEM, "out of memory");
     if (r == -EDOM)
-        err_set(e, r, "%s: a weight is not a finite number", j->o->dir);
+        err_set(e, r, "%s: %s: a weight is not a finite number", j->o->dir, j->bad);
     struct map m = {0};
     if (!r && !map_open(path, &m, NULL)) {
         rep->bytes_after = m.len;

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/config.h"
 #include "model/tokenizer.h"
 
 #define WINDOW 512u
@@ -43,9 +44,10 @@ static void observe(void *ctx, uint32_t site, uint32_t n_sites, const float *x, 
 static int run_windows(struct model *m, const struct tok_ids *ids, struct collector *c, const struct compress_opts *o,
                        struct err *e)
 {
+    const uint32_t window = model_info(m)->max_rows;
     int r = 0;
-    for (size_t at = 0; !r && at < ids->n; at += WINDOW) {
-        uint32_t n = ids->n - at < WINDOW ? (uint32_t)(ids->n - at) : WINDOW, seq;
+    for (size_t at = 0; !r && at < ids->n; at += window) {
+        uint32_t n = ids->n - at < window ? (uint32_t)(ids->n - at) : window, seq;
         if (seq_open(m, &seq) || seq_reserve(m, seq, n))
             return err_set(e, -ENOSPC, "calibration: no room for %u tokens", n);
         struct model_span sp = {.seq = seq, .tokens = ids->id + at, .n_tokens = n, .n_logits = 1};
@@ -197,16 +199,21 @@ int smooth_make(const struct compress_opts *o, const char *text, size_t len, con
     struct model *m = NULL;
     struct collector c = {0};
     struct smooth s = {0};
-    int r = kern_open(&(struct kern_opts){.threads = o->threads}, &dev, e);
+    struct model_config cfg = {0};
+    int r = model_config_read(o->dir, &cfg, e);
+    uint32_t window = cfg.max_context < WINDOW ? cfg.max_context : WINDOW;
+    model_config_free(&cfg);
+    if (!r)
+        r = kern_open(&(struct kern_opts){.threads = o->threads}, &dev, e);
     if (!r)
         r = model_open(dev,
                        &(struct model_opts){.dir = o->dir,
                                             .recovery = "",
                                             .precision = MODEL_AUTO,
                                             .kv_type = MODEL_KV_AUTO,
-                                            .max_context = WINDOW,
+                                            .max_context = window,
                                             .kv_bytes = 0,
-                                            .max_rows = WINDOW,
+                                            .max_rows = window,
                                             .max_logits = 1,
                                             .max_seqs = 1},
                        &m, e);
