@@ -315,6 +315,89 @@ static void test_nan(void **s)
     tiny_remove(&bad);
 }
 
+/* Copies a safetensors file with one tensor's first four bytes set to v (a row taken off, with RESHAPE), or without it.
+ */
+enum damage { SET, DROP, RESHAPE };
+
+static void damage(const char *from, const char *to, const char *name, enum damage how, float v)
+{
+    struct st_file *f = NULL;
+    struct err e = {0};
+    assert_int_equal(st_open(from, &f, &e), 0);
+    struct st_out *t = calloc(st_count(f) + 1, sizeof *t);
+    uint8_t *bytes = NULL;
+    size_t n = 0;
+    for (size_t i = 0; i < st_count(f); i++) {
+        const struct st_tensor *a = st_at(f, i);
+        bool hit = !strcmp(a->name, name);
+        if (hit && how == DROP)
+            continue;
+        t[n] = (struct st_out){.name = a->name, .type = a->type, .ndim = a->ndim, .data = a->data};
+        memcpy(t[n].shape, a->shape, sizeof a->shape);
+        if (hit) {
+            bytes = malloc(a->bytes);
+            memcpy(bytes, a->data, a->bytes);
+            memcpy(bytes, &v, sizeof v);
+            t[n].data = bytes;
+            t[n].shape[0] -= how == RESHAPE;
+        }
+        n++;
+    }
+    assert_true(how == DROP || bytes);
+    assert_int_equal(st_write(to, t, n, NULL, &e), 0);
+    free(bytes);
+    free(t);
+    st_close(f);
+}
+
+/* What a damaged INT8 backbone or site map is refused with. */
+static void test_damaged(void **s)
+{
+    (void)s;
+    static const struct {
+        bool sites;
+        const char *name;
+        enum damage how;
+        float v;
+        const char *says;
+    } cases[] = {
+        {false, "model.layers.0.mlp.up_proj.weight_scale", SET, NAN, "up_proj.weight_scale: element 0 is not a finite"},
+        {false, "model.layers.1.self_attn.q_proj.weight_scale", SET, INFINITY, "q_proj.weight_scale: element 0"},
+        {false, "lm_head.weight_scale", DROP, 0, "lm_head.weight_scale is missing"},
+        {false, "model.layers.0.self_attn.o_proj.weight_scale", RESHAPE, 1, "o_proj.weight_scale: not a float tensor"},
+        {false, "model.layers.0.self_attn.o_proj.weight", RESHAPE, 1, "o_proj.weight: shape is not [64, 64]"},
+        {false, "model.layers.1.self_attn.k_proj.bias", SET, NAN, "k_proj.bias: element 0 is not a finite"},
+        {true, "layers.0.q.in_scale", SET, NAN, "layers.0.q.in_scale: element 0 is not a positive"},
+        {true, "layers.1.up.out_scale", SET, 0, "layers.1.up.out_scale: element 0 is not a positive"},
+        {true, "layers.0.down.in_scale", SET, -1, "layers.0.down.in_scale: element 0 is not a positive"},
+        {true, "layers.0.gate.in_scale", RESHAPE, 1, "layers.0.gate.in_scale: not F32 of shape [64]"},
+    };
+    char path[2][160], kept[2][400];
+    struct err e = {0};
+    if (compress(true, true, &e))
+        fail_msg("%s", e.msg);
+    in_out("model.safetensors", path[0]);
+    in_out("cpet/sites.safetensors", path[1]);
+    for (int i = 0; i < 2; i++) {
+        snprintf(kept[i], sizeof kept[i], "%s.kept", path[i]);
+        assert_int_equal(rename(path[i], kept[i]), 0);
+        damage(kept[i], path[i], "none", DROP, 0);
+    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int which = cases[i].sites;
+        struct model_opts o = {
+            .dir = out, .precision = MODEL_AUTO, .kv_type = MODEL_KV_AUTO, .max_rows = 8, .max_logits = 8};
+        struct model *m = NULL;
+        damage(kept[which], path[which], cases[i].name, cases[i].how, cases[i].v);
+        e = (struct err){0};
+        if (!model_open(dev, &o, &m, &e) || !strstr(e.msg, cases[i].says) || !strstr(e.msg, out))
+            fail_msg("case %zu: \"%s\"", i, e.msg);
+        assert_null(m);
+        damage(kept[which], path[which], "none", DROP, 0);
+    }
+    assert_true(check_results() < 0.12); /* put right, it loads */
+}
+
 static int start(void **s)
 {
     (void)s;
@@ -340,6 +423,7 @@ static int stop(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_smooth),
-                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_nan)};
+                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_nan),
+                                       cmocka_unit_test(test_damaged)};
     return cmocka_run_group_tests(tests, start, stop);
 }
