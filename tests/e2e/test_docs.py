@@ -3,15 +3,18 @@
 
 Options of `cpetd --help` and of each `cpet` command stand in the manual pages, and the other way round; paths named in
 README.md and docs/ are in the tree; fields, refusals, routes and metrics of the sources are described. The manual pages
-are linted where mandoc and man are installed. Needs build/cpetd and build/cpet (or CPETD, CPET); no model.
+are linted where mandoc and man are installed; every curl line and the Python example are run, where the demo is there.
+Needs build/cpetd and build/cpet (or CPETD, CPET).
 """
 import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import harness
-from harness import CPET, CPETD, ROOT, Skip, case
+from harness import CPET, CPETD, MODEL, PETS, ROOT, Server, Skip, case
 
 DOCS = sorted(ROOT.glob("docs/*.md"))
 PAGES = [ROOT / "docs/cpetd.8", ROOT / "docs/cpet.1"]
@@ -155,6 +158,47 @@ def manual_pages_without_complaint():
             env = {**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": ""}
             out = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page], capture_output=True, text=True, env=env)
             assert out.returncode == 0 and not out.stderr, out.stderr
+
+
+def demo():
+    """A server as deploy/quickstart starts it."""
+    pets = [p for t in ("extract", "triage") for p in (PETS / f"{t}.pet", PETS / t) if p.exists()]
+    if not Path(MODEL).is_dir() or len({p.stem for p in pets}) < 2:
+        raise Skip("the demo is not there (deploy/quickstart --no-serve makes it)")
+    return Server("--name", "smollm2-135m-instruct-int8", *[a for p in pets[::-1] for a in ("--pet", f"{p.stem}={p}")])
+
+
+def blocks(path, language):
+    return re.findall(r"^```%s\n(.*?)^```" % language, text(path), re.S | re.M)
+
+
+@case
+def curl_lines_work():
+    if not shutil.which("curl"):
+        raise Skip("no curl")
+    with demo() as s:
+        ran = 0
+        for path in ("docs/api.md", "README.md"):
+            for line in [c for b in blocks(path, "sh") for c in re.split(r"^(?=curl )", b, flags=re.M) if c.startswith("curl ")]:
+                want = "400" if '"tools"' in line else "404" if '"nobody"' in line else "200"
+                script = f"U={s.url} A={s.admin} J='Content-Type: application/json'\n"
+                script += line.replace("curl ", "curl -sS -m 120 -o /dev/null -w '%{http_code}' ", 1).replace("http://127.0.0.1:8000", s.url)
+                out = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+                assert out.stdout.strip() == want, f"{path}: {line}: {out.stdout}{out.stderr}"
+                ran += 1
+        assert ran >= 18, f"only {ran} curl lines found"
+
+
+@case
+def python_example_works():
+    try:
+        import openai  # noqa: F401
+    except ImportError as e:
+        raise Skip(str(e))
+    (code,) = blocks("README.md", "python")
+    with demo() as s:
+        out = run(sys.executable, "-c", code.replace("http://127.0.0.1:8000", s.url))
+    assert re.fullmatch(r"extract -> .+\ntriage -> .+\n", out, re.S), out
 
 
 if __name__ == "__main__":
