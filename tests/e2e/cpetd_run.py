@@ -30,7 +30,7 @@ def binary():
 def model():
     path = os.environ.get("CPETD_MODEL")
     if not path or not os.path.isdir(path):
-        print("skipped: CPETD_MODEL names no model directory")
+        print("skip e2e: CPETD_MODEL names no model directory")
         sys.exit(SKIP)
     return path
 
@@ -204,7 +204,7 @@ def write_lora(path, seed, rank, targets=("q_proj", "v_proj"), size=0.05):
 
 
 def run(tests, title):
-    """Runs each test, prints a line for it, exits 1 when one failed."""
+    """Runs each test and prints its line, as harness.py does; exits 1 when one failed."""
     only, failed = sys.argv[1:], 0
     for t in tests:
         if only and t.__name__ not in only:
@@ -212,13 +212,14 @@ def run(tests, title):
         start = time.time()
         try:
             t()
-            word = "ok"
+            line = "ok %s/%s (%.1f s)" % (title, t.__name__, time.time() - start)
         except Skip as e:
-            word = "skipped: %s" % e
-        except Exception:
-            word, failed = "FAILED", failed + 1
+            line = "skip %s/%s: %s" % (title, t.__name__, e)
+        except Exception as e:
+            failed += 1
+            line = "FAIL %s/%s: %s: %s" % (title, t.__name__, type(e).__name__, " ".join(str(e).split())[:300])
             traceback.print_exc()
-        print("%s %s: %s (%.1f s)" % (title, t.__name__, word, time.time() - start), flush=True)
+        print(line, flush=True)
     sys.exit(1 if failed else 0)
 
 

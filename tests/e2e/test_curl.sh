@@ -1,7 +1,7 @@
 #!/bin/sh
 # The API by curl: test_curl.sh URL MODEL. Needs a running cpetd; says what failed and exits 1.
 url=$1 model=$2
-command -v curl >/dev/null || { echo "skipped: no curl"; exit 0; }
+command -v curl >/dev/null || { echo "skip curl: not installed"; exit 0; }
 out=$(mktemp) || exit 1
 trap 'rm -f "$out"' EXIT
 failed=0
@@ -13,7 +13,7 @@ ask() { # ask NAME STATUS PATTERN curl-arguments...
     if [ "$got" = "$want" ] && grep -q -e "$pattern" "$out"; then
         echo "ok $name"
     else
-        echo "FAILED $name: $got"
+        echo "FAIL $name: $got"
         cat "$out"
         failed=1
     fi

@@ -7,7 +7,7 @@ from cpetd_run import SKIP, Server, Skip, model, run, wait_until
 try:
     import openai
 except ImportError:
-    print("skipped: this Python has no openai client")
+    print("skip openai: this Python has no openai client")
     sys.exit(SKIP)
 
 shared = None
