@@ -18,7 +18,12 @@ Turin Aarhus Recife Beirut Cluj Zagreb Kyoto Seville Uppsala Mumbai Lyon Krakow"
 CITY_HELD = "Ghent Tallinn Valencia Izmir Kumasi Brno Graz Turku".split()
 PRODUCT = """kettle|desk lamp|rucksack|bicycle pump|coffee grinder|toaster|wool blanket|garden hose|keyboard|headphones|wall clock|frying pan|
 raincoat|bookshelf|tent|printer|office chair|blender|phone case|suitcase|mirror|umbrella|hair dryer|night light|water bottle|radio|
-vacuum cleaner|chess set|yoga mat|camping stove""".replace("\n", "").split("|")
+vacuum cleaner|chess set|yoga mat|camping stove|washing machine|sewing kit|pocket knife|letter opener|picture book|photo album|rice bowl|
+pressure cooker|pencil sharpener|bath mat|floor lamp|telescope|magnifying glass|typewriter|sleeping bag|drying rack|ironing board|
+cutting board|measuring tape|paint brush|glue gun|electric drill|hand mixer|waffle iron|salad spinner|bread bin|egg timer|
+fire extinguisher|smoke alarm|door bell|window blind|curtain rail|shoe rack|coat hanger|piggy bank|jigsaw puzzle|board game|
+microphone|binoculars|projector|scanner|router|loudspeaker|turntable|guitar stand|violin case|drum pad|music box|torch holder|
+bird feeder|flower pot|watering can|lawn mower|hedge trimmer|wheelbarrow|garden gnome|swing seat|paddling pool|beach towel""".replace("\n", "").split("|")
 PRODUCT_HELD = "sewing machine|torch|picture frame|rice cooker|doormat|microscope".split("|")
 
 # category -> sentences; {p} is the product, {o} the order number

@@ -1,6 +1,6 @@
 """Trains the two demo modules with PEFT: `python train.py MODEL_DIR OUT_DIR [task ...]`.
 
-The recipe: rank 4, alpha 8, all seven linears; one pass over 800 made-up customer messages (messages.py), batches of
+The recipe: rank 4, alpha 8, all seven linears; one pass over 1,280 made-up customer messages (messages.py), batches of
 16, AdamW at 1e-3 with a linear fall, loss on the answer only; stored in bf16. MODEL_DIR is what `cpet import` makes.
 Then 20 held-out messages are answered with and without the module, and what came out is counted.
 Needs torch, transformers and peft; a few minutes a module on two cores.
@@ -49,7 +49,7 @@ def train(model_dir, task, out):
     base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
     model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM",
                                             target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
-    rows = dataset(task, 800, seed=1)
+    rows = dataset(task, 1280, seed=1)
     steps = len(rows) // 16
     opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
     fall = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(1.0, (s + 1) / 10) * (1 - s / steps))
