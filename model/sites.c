@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/file.h"
 #include "formats/json.h"
@@ -90,12 +91,12 @@ static int read_scales(struct model *m, struct err *e)
     char *path = path_join(m->dir, "cpet/sites.safetensors");
     if (!path)
         return err_set(e, -ENOMEM, "out of memory");
-    struct st_file *f = NULL;
-    int r = st_open(path, &f, e);
-    if (r == -ENOENT) {
+    if (access(path, F_OK)) {
         free(path);
         return 0;
     }
+    struct st_file *f = NULL;
+    int r = st_open(path, &f, e);
     size_t total = 0;
     for (uint32_t s = 0; s < m->target.n_sites; s++)
         total += (size_t)m->sites[s].k + m->sites[s].n;
