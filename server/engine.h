@@ -37,7 +37,7 @@ struct engine_opts {
 
 /* Counters of the engine thread; any thread may read them. */
 struct engine_stats {
-    _Atomic uint64_t steps, rows, decode_rows, prefill_rows, sampled, step_errors;
+    _Atomic uint64_t steps, rows, decode_rows, prefill_rows, sampled, step_errors, preemptions;
     _Atomic uint64_t step_us;                   /* sum */
     _Atomic uint64_t step_hist[ENGINE_BUCKETS]; /* by engine_bucket_us, the last one above them all */
     _Atomic uint32_t waiting, running, pages_free, slots;

@@ -84,8 +84,10 @@ void gen_free(struct gen *g)
 {
     if (!g)
         return;
-    for (uint32_t i = 0; g->run && i < g->spec.n_choices; i++)
+    for (uint32_t i = 0; g->run && i < g->spec.n_choices; i++) {
         free(g->run[i].seen);
+        free(g->run[i].fed);
+    }
     free(g->run);
     free(g->choice_stopped);
     free(g->bias_min);

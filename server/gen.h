@@ -58,7 +58,10 @@ struct gen_run {
     struct gen_run *next, *prev; /* in its tenant's list of decoding runs */
     uint32_t seq;
     uint32_t n_out;
-    int32_t feed; /* the token that the next step appends */
+    uint32_t len;      /* tokens that seq holds; n_prompt + n_out - 1 when the run is ready to decode */
+    uint32_t reserved; /* tokens that the pages of seq hold */
+    int32_t *fed;      /* the prompt's last token and the n_out sampled ones: the last is the next to append */
+    uint32_t cap_fed;
     uint16_t choice;
     bool listed, done;
     struct kern_seen *seen; /* ascending tokens */
@@ -82,7 +85,12 @@ struct gen {
     struct gen *live_next, *live_prev; /* in the scheduler's list of all */
     struct gen_run *run;               /* [n_choices] */
     uint32_t prefill_done, prefill_end;
+    uint32_t scored;    /* prompt tokens whose events are written */
     uint32_t n_running; /* runs not done */
+    uint32_t base;      /* the run that reads the prompt: the first that is not done */
+    uint32_t n_tails;   /* runs that read their own tokens again */
+    uint64_t rank;      /* when it was first admitted, from 1 on; 0: not yet */
+    uint32_t n_preempted;
     uint32_t promised_pages, promised_seqs;
     uint32_t passed;            /* how many were admitted before it while it did not fit */
     uint32_t n_planned;         /* events that the step at hand will write */

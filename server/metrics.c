@@ -148,6 +148,8 @@ static void put_vllm(const struct server *sv, const char *labels, struct buf *b)
     one(b, "vllm:kv_cache_usage_perc", "gauge", "Used part of the KV pages, 0 to 1.", l, used);
     one(b, "vllm:prompt_tokens_total", "counter", "Prompt tokens taken.", l, (double)m->prompt_tokens);
     one(b, "vllm:generation_tokens_total", "counter", "Tokens generated.", l, (double)m->generation_tokens);
+    one(b, "vllm:num_preemptions_total", "counter", "Requests that lost their KV pages and waited again.", l,
+        (double)atomic_load(&s->preemptions));
     head(b, "vllm:request_success_total", "counter", "Choices finished, by reason.");
     buf_printf(b, "vllm:request_success_total{%s,finished_reason=\"stop\"} %llu\n", labels,
                (unsigned long long)m->finished_stop);
@@ -179,6 +181,8 @@ static void put_engine(const struct server *sv, struct buf *b)
                (unsigned long long)atomic_load(&s->decode_rows), (unsigned long long)atomic_load(&s->prefill_rows));
     one(b, "cpet_sampled_tokens_total", "counter", "Tokens sampled.", "", (double)atomic_load(&s->sampled));
     one(b, "cpet_step_errors_total", "counter", "Steps that failed.", "", (double)atomic_load(&s->step_errors));
+    one(b, "cpet_preemptions_total", "counter", "Generations that lost their KV pages and waited again.", "",
+        (double)atomic_load(&s->preemptions));
     for (unsigned i = 0; i < ENGINE_BUCKETS; i++) {
         count[i] = atomic_load(&s->step_hist[i]);
         if (i < ENGINE_BUCKETS - 1)

@@ -144,14 +144,15 @@ static struct sched_part *add_part(struct sched *s, struct gen *g, struct gen_ru
     return p;
 }
 
-/* False when the ring is full (the loop is behind) or memory is out; the run then sits this step out. */
+/* False when the ring is full (the loop is behind), its next page is wanting (the ring was full when pages were given)
+ * or memory is out; the run then sits this step out. */
 static bool plan_run(struct sched *s, struct gen_run *r)
 {
     struct gen *g = r->g;
-    if (gen_room(g) <= g->n_planned || see_prompt(r))
+    if (gen_room(g) <= g->n_planned || r->len >= r->reserved || see_prompt(r))
         return false;
     sample_next(r, &s->sample[s->n_logits]);
-    add_part(s, g, r, r->seq, &r->feed, 1, 1);
+    add_part(s, g, r, r->seq, &r->fed[r->n_out], 1, 1);
     g->n_planned++;
     s->tenant[g->spec.tenant].served++;
     s->decode_rows++;
@@ -209,18 +210,20 @@ static void plan_decode(struct sched *s)
             plan_run(s, r);
 }
 
-/* How many of g's prompt tokens go into this step, at most `budget`; *n_logits of the last of them want logits. */
+/* How many of g's prompt tokens go into this step, at most `budget`; *n_logits of the last of them want logits. What
+ * was scored before g was preempted is not scored again. */
 static uint32_t chunk_size(const struct sched *s, const struct gen *g, uint32_t budget, uint32_t *n_logits)
 {
     uint32_t n = least(g->prefill_end - g->prefill_done, budget);
     uint32_t logits = s->mi->max_logits - s->n_logits;
     *n_logits = 0;
     if (g->spec.score_prompt) {
-        uint32_t first = g->prefill_done == 0; /* the first token's own event */
-        uint32_t room = gen_room(g);
-        n = least(n, least(logits, room > first ? room - first : 0));
-        *n_logits = n;
-        return n;
+        uint32_t first = g->scored == 0; /* the first token's own event */
+        uint32_t room = gen_room(g), known = g->scored > g->prefill_done ? g->scored - g->prefill_done - 1 : 0;
+        if (n <= known)
+            return n;
+        *n_logits = least(n - known, least(logits, room > first ? room - first : 0));
+        return known + *n_logits;
     }
     if (g->prefill_done + n == g->spec.n_prompt) {
         if (logits && gen_room(g))
@@ -247,10 +250,24 @@ static bool plan_chunk(struct sched *s, struct gen *g, uint32_t *budget)
         else
             sample_next(&g->run[0], &k[i]);
     }
-    add_part(s, g, NULL, g->run[0].seq, g->spec.prompt + pos0, n, n_logits);
+    add_part(s, g, NULL, g->run[g->base].seq, g->spec.prompt + pos0, n, n_logits);
     s->tenant[g->spec.tenant].read += n;
     *budget -= n;
     return true;
+}
+
+/* What the runs of a generation that was preempted had sampled, as far as it goes into this step. */
+static void plan_tails(struct sched *s, struct gen *g, uint32_t *budget)
+{
+    for (uint32_t i = g->base; i < g->spec.n_choices && *budget; i++) {
+        struct gen_run *r = &g->run[i];
+        if (r->done || r->len >= sched_ready_len(r))
+            continue;
+        uint32_t n = least(sched_ready_len(r) - r->len, *budget);
+        add_part(s, g, r, r->seq, r->fed + (r->len - (g->spec.n_prompt - 1)), n, 0);
+        s->tenant[g->spec.tenant].read += n;
+        *budget -= n;
+    }
 }
 
 /* The next prompt: of the tenant that was read least, its first that is not in this batch yet. */
@@ -281,8 +298,12 @@ static void plan_prefill(struct sched *s)
         return;
     for (uint32_t i = 0; i < s->n_tenants; i++)
         at[i] = s->tenant[i].reading.first;
-    for (struct gen *g; budget && (g = next_to_read(s, at));)
-        plan_chunk(s, g, &budget);
+    for (struct gen *g; budget && (g = next_to_read(s, at));) {
+        if (g->n_tails)
+            plan_tails(s, g, &budget);
+        else
+            plan_chunk(s, g, &budget);
+    }
     free(at);
 }
 
@@ -308,12 +329,29 @@ static bool ends(const struct gen *g, int32_t token)
     return false;
 }
 
+/* Keeps a sampled token: the next step appends it, and a preempted run reads it again. */
+static void feed(struct gen_run *r, int32_t token)
+{
+    if (r->n_out + 1 >= r->cap_fed) {
+        uint32_t cap = r->cap_fed ? 2 * r->cap_fed : 64;
+        int32_t *p = realloc(r->fed, cap * sizeof *p);
+        if (!p) {
+            r->g->failed = -ENOMEM;
+            return;
+        }
+        r->fed = p;
+        r->cap_fed = cap;
+    }
+    r->fed[0] = r->g->spec.prompt[r->g->spec.n_prompt - 1];
+    r->fed[r->n_out + 1] = token;
+}
+
 /* A sampled token of run r. Returns true when the run is over. */
 static bool take_token(struct gen_run *r, const struct kern_sampled *t)
 {
     struct gen *g = r->g;
+    feed(r, t->token);
     r->n_out++;
-    r->feed = t->token;
     struct gen_event ev = {.token = t->token, .logprob = t->logprob, .choice = r->choice};
     ev.finish = ends(g, t->token) ? GEN_STOP : r->n_out >= g->spec.max_tokens ? GEN_LENGTH : GEN_NOT_YET;
     if (penalised(&g->spec) && !ev.finish)
@@ -328,17 +366,20 @@ void sched_score_first(struct gen *g)
 {
     struct gen_event first = {.token = g->spec.prompt[0], .logprob = NAN, .of_prompt = 1};
     gen_put(g, &first, NULL);
+    g->scored = 1;
 }
 
+/* The n rows from pos0 on have scores, each of the token after its own. */
 static void publish_scores(struct gen *g, uint32_t pos0, uint32_t n, const struct kern_sampled *t)
 {
-    if (!pos0)
+    if (!g->scored)
         sched_score_first(g);
     for (uint32_t i = 0; i < n; i++) {
         if (pos0 + i + 1 >= g->spec.n_prompt)
             return;
         struct gen_event ev = {.token = g->spec.prompt[pos0 + i + 1], .logprob = t[i].logprob, .of_prompt = 1};
         gen_put(g, &ev, &t[i]);
+        g->scored++;
     }
 }
 
@@ -349,7 +390,7 @@ static void apply_chunk(struct sched *s, const struct sched_part *p, const struc
     const struct kern_sampled *t = s->sampled + p->logit0;
     r->prefill_rows += sp->n_tokens;
     if (g->spec.score_prompt)
-        publish_scores(g, g->prefill_done, sp->n_tokens, t);
+        publish_scores(g, g->prefill_done + sp->n_tokens - sp->n_logits, sp->n_logits, t);
     g->prefill_done += sp->n_tokens;
     bool sampled = g->prefill_done == g->spec.n_prompt, over = false;
     if (sampled) {
@@ -362,6 +403,27 @@ static void apply_chunk(struct sched *s, const struct sched_part *p, const struc
         sched_end_run(s, &g->run[0]);
     else if (g->prefill_done == g->prefill_end)
         sched_prompt_read(s, g);
+}
+
+static void apply_tail(struct sched *s, struct gen_run *run, uint32_t n, struct sched_report *r)
+{
+    r->prefill_rows += n;
+    run->len += n;
+    if (run->len == sched_ready_len(run))
+        sched_tail_read(s, run);
+}
+
+static void apply_decode(struct sched *s, const struct sched_part *p, struct sched_report *r)
+{
+    struct gen *g = p->g;
+    g->n_planned--;
+    p->run->len++;
+    r->decode_rows++;
+    r->sampled++;
+    bool over = take_token(p->run, &s->sampled[p->logit0]);
+    s->o.publish(s->o.ctx, g, false);
+    if (over)
+        sched_end_run(s, p->run);
 }
 
 static int by_number(const void *a, const void *b)
@@ -387,18 +449,12 @@ void sched_apply(struct sched *s, struct sched_report *r)
         r->tasks = distinct_tasks(s);
     for (uint32_t i = 0; i < s->n_parts; i++) {
         struct sched_part *p = &s->part[i];
-        if (!p->run) {
+        if (!p->run)
             apply_chunk(s, p, &s->span[i], r);
-            continue;
-        }
-        struct gen *g = p->g;
-        g->n_planned--;
-        r->decode_rows++;
-        r->sampled++;
-        bool over = take_token(p->run, &s->sampled[p->logit0]);
-        s->o.publish(s->o.ctx, g, false);
-        if (over)
-            sched_end_run(s, p->run);
+        else if (s->span[i].n_logits)
+            apply_decode(s, p, r);
+        else
+            apply_tail(s, p->run, s->span[i].n_tokens, r);
     }
 }
 

@@ -14,13 +14,14 @@ struct sched_tenant {
     struct gen_list waiting, reading;
     struct gen_run *decode_first, *decode_last;
     uint32_t n_live, n_reading, n_decoding;
-    bool blocked; /* its first does not fit, in this round */
+    uint32_t pages; /* KV pages that its generations hold */
+    bool blocked;   /* its first does not fit, in this round */
 };
 
 /* One span of the batch being made. */
 struct sched_part {
     struct gen *g;
-    struct gen_run *run; /* NULL: a chunk of the prompt */
+    struct gen_run *run; /* NULL: a chunk of the prompt. Without logits: tokens of its own, read again */
     uint32_t logit0;     /* its first logit row */
 };
 
@@ -33,6 +34,7 @@ struct sched {
     struct gen *live_first;
     uint32_t n_live, n_waiting;
     uint32_t open_seqs, promised_seqs, promised_pages;
+    uint64_t n_ranks; /* generations ever admitted */
 
     struct sched_part *part; /* [max_seqs] */
     struct model_span *span; /* [max_seqs] */
@@ -51,8 +53,16 @@ void sched_decode_remove(struct sched_tenant *t, struct gen_run *r);
 void sched_end(struct sched *s, struct gen *g, int code, const char *why);
 /* Ends one run; ends g with the last one. True when g is gone. */
 bool sched_end_run(struct sched *s, struct gen_run *r);
-/* The prompt is read as far as all choices share it: forks and lists the runs for decoding. */
+/* The prompt is read as far as all choices share it: forks, and lists the runs that have nothing to read again. */
 void sched_prompt_read(struct sched *s, struct gen *g);
+/* A run of g has read its own tokens again: lists it for decoding. */
+void sched_tail_read(struct sched *s, struct gen_run *r);
+
+/* The tokens that r's sequence holds when it is ready to decode. */
+static inline uint32_t sched_ready_len(const struct gen_run *r)
+{
+    return r->g->spec.n_prompt + r->n_out - 1;
+}
 
 /* sched_batch.c */
 void sched_plan(struct sched *s);

@@ -6,7 +6,12 @@
  *
  * What always holds: kv_pages_free >= promised_pages and open_seqs + promised_seqs <= max_seqs. A generation with
  * several choices opens one sequence at admission; the pages and sequences that its forks will take are promised, so
- * that no later admission can take them.
+ * that neither a later admission nor a growing sequence can take them.
+ *
+ * Why everything admitted ends: rank is the order of first admission and never changes. The running generation of the
+ * least rank is not preempted, and every other can be, so it always gets its next page (sched_fits: alone it fits
+ * whole) and ends. So running ones drain whenever nothing is admitted; and a generation that waits stops all admission
+ * once SCHED_MAX_PASS others went by. Hence the one of the least rank of all, running or waiting, ends; then the next.
  *
  * Fairness: `served` counts what a tenant was given; the least goes first. A tenant that comes back after a pause
  * starts from the least of those active, so that idling earns no credit.
@@ -160,6 +165,7 @@ int sched_submit(struct sched *s, struct gen *g)
     if (!t->n_live)
         catch_up(s, t);
     t->n_live++;
+    g->n_running = g->spec.n_choices;
     sched_list_push(&t->waiting, g);
     g->live_prev = NULL;
     g->live_next = s->live_first;
@@ -182,15 +188,49 @@ static void forget(struct sched *s, struct gen *g)
     s->tenant[g->spec.tenant].n_live--;
 }
 
-static void close_run(struct sched *s, struct gen_run *r)
+/* Counts for g's tenant what came or went since `before` pages were free. */
+static void count_pages(struct sched *s, const struct gen *g, uint32_t before)
+{
+    s->tenant[g->spec.tenant].pages += before - kv_pages_free(s->m);
+}
+
+/* Takes r out of the batches to come and gives its pages back; what it has sampled stays. */
+static void close_seq(struct sched *s, struct gen_run *r)
 {
     if (r->listed)
         sched_decode_remove(&s->tenant[r->g->spec.tenant], r);
     if (r->seq != MODEL_NO_SEQ) {
+        uint32_t before = kv_pages_free(s->m);
         seq_close(s->m, r->seq);
+        count_pages(s, r->g, before);
         s->open_seqs--;
     }
     r->seq = MODEL_NO_SEQ;
+    r->len = r->reserved = 0;
+}
+
+static void stop_reading(struct sched *s, struct gen *g)
+{
+    struct sched_tenant *t = &s->tenant[g->spec.tenant];
+    if (!g->reading)
+        return;
+    sched_list_remove(&t->reading, g);
+    g->reading = false;
+    t->n_reading--;
+}
+
+/* r reads its own tokens no longer; the last such lets g out of the list of reading. */
+static void tail_over(struct sched *s, struct gen *g)
+{
+    if (!--g->n_tails)
+        stop_reading(s, g);
+}
+
+static void close_run(struct sched *s, struct gen_run *r)
+{
+    if (r->g->n_tails && r->seq != MODEL_NO_SEQ && r->len < sched_ready_len(r))
+        tail_over(s, r->g);
+    close_seq(s, r);
     r->done = true;
 }
 
@@ -203,16 +243,11 @@ static void give_back_promise(struct sched *s, struct gen *g)
 
 void sched_end(struct sched *s, struct gen *g, int code, const char *why)
 {
-    struct sched_tenant *t = &s->tenant[g->spec.tenant];
-    int state = atomic_load(&g->state);
-    if (state == GEN_QUEUED) {
-        sched_list_remove(&t->waiting, g);
+    if (atomic_load(&g->state) == GEN_QUEUED) {
+        sched_list_remove(&s->tenant[g->spec.tenant].waiting, g);
         s->n_waiting--;
-    } else if (g->reading) {
-        sched_list_remove(&t->reading, g);
-        g->reading = false;
-        t->n_reading--;
     }
+    stop_reading(s, g);
     for (uint32_t i = 0; i < g->spec.n_choices; i++)
         close_run(s, &g->run[i]);
     give_back_promise(s, g);
@@ -253,9 +288,26 @@ static void end_cancelled_and_late(struct sched *s, uint64_t now_ns)
     }
 }
 
+/* Ends what was stopped of a generation that is not (all) decoding: it waits, or reads its own tokens again. While it
+ * reads the prompt, its first run's sequence is everybody's, so that has to wait. */
+static void end_stopped_of(struct sched *s, struct gen *g)
+{
+    bool last = false;
+    if (g->reading && !g->n_tails)
+        return;
+    for (uint32_t i = 0; i < g->spec.n_choices && !last; i++)
+        if (!g->run[i].done && !g->run[i].listed && atomic_load_explicit(&g->choice_stopped[i], memory_order_relaxed))
+            last = sched_end_run(s, &g->run[i]);
+}
+
 /* Runs whose text met a stop string need no more tokens. */
 static void end_stopped(struct sched *s)
 {
+    for (struct gen *g = s->live_first, *next; g; g = next) {
+        next = g->live_next;
+        if (g->n_preempted)
+            end_stopped_of(s, g);
+    }
     for (uint32_t i = 0; i < s->n_tenants; i++)
         for (struct gen_run *r = s->tenant[i].decode_first, *next; r; r = next) {
             next = r->next;
@@ -266,31 +318,63 @@ static void end_stopped(struct sched *s)
 
 /* ---- admission ---- */
 
+/* Tokens that r gets pages for at admission: what it has and some more, twice as many each time that it was preempted;
+ * in the end all that it may grow to. */
+static uint32_t tokens_wanted(const struct gen_run *r)
+{
+    const struct gen *g = r->g;
+    uint32_t total = gen_total_tokens(&g->spec);
+    if (g->n_preempted >= SCHED_MAX_PREEMPT)
+        return total;
+    uint64_t some = (uint64_t)g->spec.n_prompt + r->n_out + ((uint64_t)SCHED_HEADROOM << g->n_preempted);
+    return some < total ? (uint32_t)some : total;
+}
+
+/* As gen_pages, of the runs that are not done and for tokens_wanted. */
+static uint64_t pages_wanted(const struct gen *g)
+{
+    uint64_t shared = (g->spec.n_prompt - 1) / KERN_PAGE_TOKENS, pages = shared;
+    for (uint32_t i = 0; i < g->spec.n_choices; i++)
+        if (!g->run[i].done)
+            pages += kv_pages_for(tokens_wanted(&g->run[i])) - shared;
+    return pages;
+}
+
 static bool fits_now(const struct sched *s, const struct gen *g)
 {
-    uint64_t pages = gen_pages(&g->spec) + s->promised_pages;
-    uint64_t seqs = (uint64_t)s->open_seqs + s->promised_seqs + g->spec.n_choices;
+    uint64_t pages = pages_wanted(g) + s->promised_pages;
+    uint64_t seqs = (uint64_t)s->open_seqs + s->promised_seqs + g->n_running;
     return pages <= kv_pages_free(s->m) && seqs <= s->mi->max_seqs;
 }
 
-/* Opens the first sequence with pages for all it may grow to, and promises the rest. */
+static void note_reserved(struct gen_run *r, uint32_t n_tokens)
+{
+    r->reserved = kv_pages_for(n_tokens) * KERN_PAGE_TOKENS;
+}
+
+/* Opens the sequence that reads the prompt with the pages that its run wants, and promises the other runs'. */
 static int take_pages(struct sched *s, struct gen *g)
 {
-    uint32_t total = gen_total_tokens(&g->spec);
-    uint32_t before = kv_pages_free(s->m);
-    int rc = seq_open(s->m, &g->run[0].seq);
+    g->base = 0;
+    while (g->run[g->base].done)
+        g->base++;
+    struct gen_run *r = &g->run[g->base];
+    uint64_t all = pages_wanted(g);
+    uint32_t before = kv_pages_free(s->m), want = tokens_wanted(r);
+    int rc = seq_open(s->m, &r->seq);
     if (rc)
         return rc;
-    rc = seq_reserve(s->m, g->run[0].seq, total);
+    rc = seq_reserve(s->m, r->seq, want);
     if (rc) {
-        seq_close(s->m, g->run[0].seq);
-        g->run[0].seq = MODEL_NO_SEQ;
+        seq_close(s->m, r->seq);
+        r->seq = MODEL_NO_SEQ;
         return rc;
     }
+    note_reserved(r, want);
+    count_pages(s, g, before);
     s->open_seqs++;
-    uint64_t all = gen_pages(&g->spec), taken = before - kv_pages_free(s->m);
-    g->promised_pages = all > taken ? (uint32_t)(all - taken) : 0;
-    g->promised_seqs = g->spec.n_choices - 1;
+    g->promised_pages = (uint32_t)all - (before - kv_pages_free(s->m));
+    g->promised_seqs = g->n_running - 1;
     s->promised_pages += g->promised_pages;
     s->promised_seqs += g->promised_seqs;
     return 0;
@@ -307,16 +391,20 @@ static void admit(struct sched *s, struct gen *g, uint64_t now_ns)
     sched_list_remove(&t->waiting, g);
     s->n_waiting--;
     atomic_store(&g->state, GEN_RUNNING);
-    atomic_store(&g->admitted_ns, now_ns);
-    g->n_running = g->spec.n_choices;
-    t->served += g->spec.n_prompt;
-    g->prefill_end = g->spec.n_prompt - (g->spec.n_choices > 1 || !g->spec.max_tokens);
+    if (!g->rank) {
+        g->rank = ++s->n_ranks;
+        atomic_store(&g->admitted_ns, now_ns);
+        t->served += g->spec.n_prompt;
+    }
+    bool samples = g->spec.n_choices == 1 && g->spec.max_tokens && !g->run[0].n_out;
+    g->prefill_done = 0;
+    g->prefill_end = g->spec.n_prompt - !samples;
     sched_list_push(&t->reading, g);
     g->reading = true;
     t->n_reading++;
     if (g->prefill_end)
         return;
-    if (g->spec.score_prompt) /* a prompt of one token, which has no score */
+    if (g->spec.score_prompt && !g->scored) /* a prompt of one token, which has no score */
         sched_score_first(g);
     sched_prompt_read(s, g);
 }
@@ -353,33 +441,170 @@ static void admit_all(struct sched *s, uint64_t now_ns)
     }
 }
 
+/* The forks of the runs that are not done, beside the one that read the prompt. */
+static int fork_runs(struct sched *s, struct gen *g)
+{
+    uint32_t before = kv_pages_free(s->m);
+    int rc = 0;
+    for (uint32_t i = g->base + 1; i < g->spec.n_choices && !rc; i++) {
+        struct gen_run *r = &g->run[i];
+        if (r->done)
+            continue;
+        uint32_t want = tokens_wanted(r);
+        rc = seq_fork(s->m, g->run[g->base].seq, want, &r->seq);
+        if (rc) {
+            r->seq = MODEL_NO_SEQ;
+            break;
+        }
+        note_reserved(r, want);
+        s->open_seqs++;
+    }
+    count_pages(s, g, before);
+    return rc;
+}
+
+/* The first of r->fed, from which a preempted run reads on. */
+static int feed_prompt_end(struct gen_run *r)
+{
+    if (r->fed)
+        return 0;
+    r->fed = malloc(64 * sizeof *r->fed);
+    if (!r->fed)
+        return -ENOMEM;
+    r->cap_fed = 64;
+    r->fed[0] = r->g->spec.prompt[r->g->spec.n_prompt - 1];
+    return 0;
+}
+
 void sched_prompt_read(struct sched *s, struct gen *g)
 {
-    struct sched_tenant *t = &s->tenant[g->spec.tenant];
-    if (g->reading) {
-        sched_list_remove(&t->reading, g);
-        g->reading = false;
-        t->n_reading--;
-    }
     if (!g->spec.max_tokens) {
         sched_end(s, g, 0, NULL);
         return;
     }
     give_back_promise(s, g);
-    for (uint32_t i = 1; i < g->spec.n_choices; i++) {
-        int rc = seq_fork(s->m, g->run[0].seq, gen_total_tokens(&g->spec), &g->run[i].seq);
-        if (rc) {
-            g->run[i].seq = MODEL_NO_SEQ;
-            sched_end(s, g, rc, "the server ran out of room for the request");
-            return;
-        }
-        s->open_seqs++;
+    int rc = fork_runs(s, g);
+    for (uint32_t i = 0; i < g->spec.n_choices && !rc; i++)
+        rc = g->run[i].done ? 0 : feed_prompt_end(&g->run[i]);
+    if (rc) {
+        sched_end(s, g, rc, "the server ran out of room for the request");
+        return;
     }
+    g->n_tails = 0;
     for (uint32_t i = 0; i < g->spec.n_choices; i++) {
-        if (g->prefill_end < g->spec.n_prompt)
-            g->run[i].feed = g->spec.prompt[g->spec.n_prompt - 1];
-        if (!g->run[i].done)
-            sched_decode_push(t, &g->run[i]);
+        struct gen_run *r = &g->run[i];
+        if (r->done)
+            continue;
+        r->len = g->prefill_end;
+        if (r->len < sched_ready_len(r))
+            g->n_tails++;
+        else
+            sched_decode_push(&s->tenant[g->spec.tenant], r);
+    }
+    if (!g->n_tails)
+        stop_reading(s, g);
+}
+
+void sched_tail_read(struct sched *s, struct gen_run *r)
+{
+    sched_decode_push(&s->tenant[r->g->spec.tenant], r);
+    tail_over(s, r->g);
+}
+
+/* ---- growing and preempting ---- */
+
+/* Into its tenant's queue before those that never ran, the oldest first. */
+static void queue_again(struct sched_tenant *t, struct gen *g)
+{
+    struct gen *next = t->waiting.first;
+    while (next && next->rank && next->rank < g->rank)
+        next = next->next;
+    if (!next) {
+        sched_list_push(&t->waiting, g);
+        return;
+    }
+    g->next = next;
+    g->prev = next->prev;
+    *(g->prev ? &g->prev->next : &t->waiting.first) = g;
+    next->prev = g;
+}
+
+static void preempt(struct sched *s, struct gen *g)
+{
+    stop_reading(s, g);
+    for (uint32_t i = 0; i < g->spec.n_choices; i++)
+        close_seq(s, &g->run[i]);
+    give_back_promise(s, g);
+    g->n_tails = g->prefill_done = 0;
+    g->n_preempted++;
+    atomic_store(&g->state, GEN_QUEUED);
+    queue_again(&s->tenant[g->spec.tenant], g);
+    s->n_waiting++;
+}
+
+static bool is_running(const struct gen *g)
+{
+    return atomic_load_explicit(&g->state, memory_order_relaxed) == GEN_RUNNING;
+}
+
+/* The youngest of the tenant that holds the most pages, but never the oldest of all. NULL: that one runs alone. */
+static struct gen *choose_victim(const struct sched *s)
+{
+    const struct gen *oldest = NULL;
+    struct gen *best = NULL;
+    for (struct gen *g = s->live_first; g; g = g->live_next)
+        if (is_running(g) && (!oldest || g->rank < oldest->rank))
+            oldest = g;
+    uint32_t most = 0;
+    for (struct gen *g = s->live_first; g; g = g->live_next) {
+        uint32_t pages = s->tenant[g->spec.tenant].pages;
+        if (!is_running(g) || g == oldest)
+            continue;
+        if (!best || pages > most || (pages == most && g->rank > best->rank)) {
+            best = g;
+            most = pages;
+        }
+    }
+    return best;
+}
+
+/* False when a page is wanting. A run that the loop holds up, its ring being full, wants none. */
+static bool grow_run(struct sched *s, struct gen_run *r)
+{
+    if (r->len < r->reserved || r->g->failed || !gen_room(r->g))
+        return true;
+    uint32_t before = kv_pages_free(s->m);
+    if (before <= s->promised_pages)
+        return false;
+    int rc = seq_reserve(s->m, r->seq, r->len + 1);
+    if (rc)
+        r->g->failed = rc;
+    else
+        note_reserved(r, r->len + 1);
+    count_pages(s, r->g, before);
+    return true;
+}
+
+static struct gen_run *first_that_wants(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_tenants; i++)
+        for (struct gen_run *r = s->tenant[i].decode_first; r; r = r->next)
+            if (!grow_run(s, r))
+                return r;
+    return NULL;
+}
+
+/* A page for every run that needs one for its next token. Each round without enough preempts one generation. */
+static void grow_all(struct sched *s, struct sched_report *r)
+{
+    for (struct gen_run *wants; (wants = first_that_wants(s));) {
+        struct gen *g = choose_victim(s);
+        if (!g) {
+            wants->g->failed = -ENOSPC;
+            continue;
+        }
+        preempt(s, g);
+        r->preempted++;
     }
 }
 
@@ -388,6 +613,7 @@ bool sched_step(struct sched *s, uint64_t now_ns, struct sched_report *r)
     memset(r, 0, sizeof *r);
     end_cancelled_and_late(s, now_ns);
     end_stopped(s);
+    grow_all(s, r);
     admit_all(s, now_ns);
     sched_plan(s);
     if (s->n_parts) {

@@ -1,10 +1,15 @@
 /* scheduler.h - what runs in the next step. Belongs to the engine thread (the tests drive it alone).
  *
  * Each step it ends what was cancelled or is late, admits from the queues, and makes one batch: a row for every
- * sequence that decodes and, beside them, chunks of prompts under a budget of rows. Admission takes the whole need of
- * keys and values (prompt and max_tokens, of all choices) at once, so that nothing admitted can fail for want of pages.
- * Between tenants the one served least goes first, within a tenant the one that came first; a request that does not
- * fit lets at most SCHED_MAX_PASS later ones of other tenants by, then everybody waits for it.
+ * sequence that decodes and, beside them, chunks of prompts under a budget of rows. Between tenants the one served
+ * least goes first, within a tenant the one that came first; a request that does not fit lets at most SCHED_MAX_PASS
+ * later ones of other tenants by, then everybody waits for it.
+ *
+ * Admission takes pages for the prompt and SCHED_HEADROOM tokens of each choice; a sequence that decodes gets further
+ * pages one by one. When there are none, the youngest generation of the tenant that holds the most pages is preempted:
+ * its pages are freed and it waits again, first in its queue. Admitted again it reads the prompt and its own tokens and
+ * goes on where it was; since a row's result does not depend on the batch, its tokens are those it would have had.
+ * Nothing preempted fails: see scheduler.c for why everything admitted ends.
  */
 #ifndef CPET_SERVER_SCHEDULER_H
 #define CPET_SERVER_SCHEDULER_H
@@ -17,6 +22,10 @@
 #include "server/gen.h"
 
 #define SCHED_MAX_PASS 32
+/* Tokens beyond what it has that a choice gets pages for at admission; doubled by each preemption, and after so many
+ * of those the choice gets pages for all that it may grow to. */
+#define SCHED_HEADROOM 64
+#define SCHED_MAX_PREEMPT 8
 
 struct sched;
 
@@ -33,6 +42,7 @@ struct sched_report {
     uint32_t slots, tasks;
     uint32_t waiting, running; /* generations, after the step */
     uint32_t sampled;          /* tokens sampled */
+    uint32_t preempted;        /* generations that lost their pages in this step */
     uint32_t failed;           /* 1: model_step failed, and whoever had a part in it was ended */
 };
 

@@ -308,6 +308,44 @@ def test_waiting_by_kv():
         assert all(o[0] == 200 for o in out[6:])
 
 
+def test_preemption():
+    """Far more than the pages hold at once: everybody gets what they get alone."""
+    prompts = [p + " and" * 22 for p in ("The capital of France is", "Once upon a time", "def f(x):", "Animals: the cat")]
+    jobs = []
+    for i in range(16):  # 3 pages at first, 4 in the end, of 14
+        kw = {"prompt": prompts[i % 4], "max_tokens": 76 + i, "ignore_eos": True, "temperature": i % 2, "seed": i}
+        if i % 4 == 1:
+            kw["n"] = 2
+        if i % 5 == 2:
+            kw.update(repetition_penalty=1.2, presence_penalty=0.3)
+        if i % 7 == 3:
+            kw.update(min_tokens=60, ignore_eos=False)
+        jobs.append(kw)
+    with Server("--kv-bytes", "10M", "--max-context", "256") as s:
+        for extra in ({}, {"logprobs": 2, "echo": True}):
+            ask = lambda kw: s.complete(**kw, **extra)["choices"]
+            alone = [ask(kw) for kw in jobs]
+            before = s.metric("cpet_preemptions_total")
+            together = concurrently([lambda kw=kw: ask(kw) for kw in jobs])
+            for kw, a, t in zip(jobs, alone, together):
+                assert a == t, (kw, extra, a, t)
+            assert s.metric("cpet_preemptions_total") > before
+        assert s.metric("cpet_preemptions_total") == s.metric("vllm:num_preemptions_total")
+        print("  %d preemptions" % s.metric("cpet_preemptions_total"))
+        body = {"model": "base", "prompt": "Once", "max_tokens": 240, "n": 4}
+        status, r = s.post(COMP, body)
+        assert status == 400 and "pages" in r["error"]["message"], r
+        pages = s.metric("cpet_kv_pages")
+        wait_until(lambda: s.metric("cpet_kv_pages_free") == pages, "all pages free")
+    with Server("--kv-bytes", "10M", "--max-context", "256") as s:  # clients that leave while others wait for pages
+        streams = [s.open_stream(COMP, {"model": "base", "prompt": "Once", "max_tokens": 240, "ignore_eos": True}) for _ in range(8)]
+        wait_until(lambda: s.metric("cpet_preemptions_total") > 0, "a preemption")
+        for c in streams:
+            c.close()
+        wait_until(lambda: s.metric("cpet_kv_pages_free") == pages, "all pages free")
+        assert s.complete("x")["choices"]
+
+
 def test_busy():
     with Server("--max-seqs", "1", "--max-queue", "2") as s:
         streams = []
@@ -545,5 +583,5 @@ if __name__ == "__main__":
     run([test_ready_lines, test_small_gets, test_completion, test_prompt_forms, test_echo_logprobs, test_long_echo, test_seeds,
          test_stop, test_stream_equals_whole, test_stream_logprobs, test_chat, test_bias_and_ends, test_errors,
          test_large_bodies, test_batch_equals_alone, test_client_leaves, test_metrics_move, test_curl, test_shared_server_ends,
-         test_waiting_by_kv, test_busy, test_deadline, test_health_under_delay, test_drain, test_drain_cut, test_keys,
+         test_waiting_by_kv, test_preemption, test_busy, test_deadline, test_health_under_delay, test_drain, test_drain_cut, test_keys,
          test_modules, test_exit_codes, test_signal_while_loading], "e2e/server")

@@ -1,4 +1,4 @@
-/* test_scheduler.c - the scheduler over a fake model: admission, fairness, chunks, choices, ends. */
+/* test_scheduler.c - the scheduler over a fake model: admission, fairness, chunks, choices, preemption, ends. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,6 +16,7 @@
 /* What a test keeps of one generation. */
 struct out {
     int32_t token[8][MAX_OUT];
+    float logprob[8][MAX_OUT];
     uint32_t n[8], n_prompt, finish[8];
     int32_t prompt[MAX_OUT];
     float prompt_logprob[MAX_OUT];
@@ -26,7 +27,7 @@ struct out {
 struct bed {
     struct model *m;
     struct sched *s;
-    uint32_t step, max_rows_seen;
+    uint32_t step, max_rows_seen, preempted;
     bool keep; /* do not drain: a loop that is behind */
     struct sched_report r;
 };
@@ -43,6 +44,7 @@ static void drain(struct gen *g)
             o->prompt[o->n_prompt++] = ev.token;
         } else {
             assert_int_equal(o->finish[ev.choice], GEN_NOT_YET);
+            o->logprob[ev.choice][o->n[ev.choice]] = ev.logprob;
             o->token[ev.choice][o->n[ev.choice]++] = ev.token;
             o->finish[ev.choice] = ev.finish;
         }
@@ -80,6 +82,16 @@ static void close_bed(struct bed *b)
     fake_close(b->m);
 }
 
+static void close_all(struct bed *b, struct gen **g, size_t n, struct out *o)
+{
+    for (size_t i = 0; i < n; i++)
+        gen_free(g[i]);
+    close_bed(b);
+    free(o);
+}
+
+static int32_t prompts[256][1100];
+
 static const struct fake_opts roomy = {
     .n_pages = 256, .max_context = 1024, .max_rows = 64, .max_logits = 32, .max_seqs = 64};
 
@@ -114,12 +126,19 @@ static struct gen *submit(struct bed *b, const struct gen_spec *s, struct out *o
     return g;
 }
 
+static struct gen *send(struct bed *b, int i, uint32_t n_prompt, uint32_t max_tokens, struct out *o)
+{
+    struct gen_spec s = spec(prompts[i], n_prompt, max_tokens);
+    return submit(b, &s, o);
+}
+
 static void step_at(struct bed *b, uint64_t now)
 {
     b->step++;
     sched_step(b->s, now, &b->r);
     if (b->r.rows > b->max_rows_seen)
         b->max_rows_seen = b->r.rows;
+    b->preempted += b->r.preempted;
 }
 
 static void run(struct bed *b, uint32_t most)
@@ -136,35 +155,46 @@ static struct out *outs(size_t n)
     return o;
 }
 
-/* The same request alone on a fresh model. */
-static void alone(const struct gen_spec *s, struct out *o)
+/* The same request alone on a fresh model of plenty. */
+static void alone(const struct fake_opts *fo, const struct gen_spec *s, struct out *o)
 {
     struct bed b;
-    open_bed(&b, &roomy, 16);
+    open_bed(&b, fo, 16);
     struct gen *g = submit(&b, s, o);
     run(&b, 10000);
+    assert_int_equal(b.preempted, 0);
     gen_free(g);
     close_bed(&b);
+}
+
+/* What came of s, as far as it came, is what it is alone. */
+static void assert_as_alone(const struct gen_spec *s, const struct out *o, const struct out *ref)
+{
+    assert_true(o->n_prompt <= ref->n_prompt);
+    assert_memory_equal(o->prompt, ref->prompt, o->n_prompt * sizeof *o->prompt);
+    for (uint32_t k = 1; k < o->n_prompt; k++)
+        assert_true(o->prompt_logprob[k] == ref->prompt_logprob[k]);
+    for (uint32_t k = 0; k < s->n_choices; k++) {
+        assert_true(o->n[k] <= ref->n[k]);
+        assert_memory_equal(o->token[k], ref->token[k], o->n[k] * sizeof o->token[k][0]);
+        assert_memory_equal(o->logprob[k], ref->logprob[k], o->n[k] * sizeof o->logprob[k][0]);
+    }
 }
 
 static void test_one(void **st)
 {
     (void)st;
     struct bed b;
-    int32_t p[10];
     struct out *o = outs(1);
     open_bed(&b, &roomy, 16);
-    struct gen_spec s = spec(p, 10, 5);
-    struct gen *g = submit(&b, &s, o);
+    struct gen *g = send(&b, 0, 10, 5, o);
     run(&b, 20);
     assert_true(o->done);
     assert_int_equal(o->n[0], 5);
     assert_int_equal(o->finish[0], GEN_LENGTH);
     assert_int_equal(b.step, 5); /* the prompt's step samples the first token */
     assert_int_equal(g->code, 0);
-    gen_free(g);
-    close_bed(&b);
-    free(o);
+    close_all(&b, &g, 1, o);
 }
 
 static void test_mixed_equal_alone(void **st)
@@ -174,11 +204,10 @@ static void test_mixed_equal_alone(void **st)
     struct bed b;
     struct gen *g[N];
     struct out *o = outs(N), *ref = outs(1);
-    static int32_t p[N][200];
     struct gen_spec s[N];
     open_bed(&b, &roomy, 16);
     for (int i = 0; i < N; i++) {
-        s[i] = spec(p[i], 1 + (uint32_t)(i * 37) % 150, 1 + (uint32_t)(i * 13) % 40);
+        s[i] = spec(prompts[i], 1 + (uint32_t)(i * 37) % 150, 1 + (uint32_t)(i * 13) % 40);
         s[i].n_choices = 1 + (uint32_t)i % 3;
         s[i].seed = (uint64_t)i;
         s[i].tenant = (uint32_t)i % 4;
@@ -194,19 +223,14 @@ static void test_mixed_equal_alone(void **st)
     run(&b, 5000);
     assert_true(b.max_rows_seen <= 64);
     for (int i = 0; i < N; i++) {
-        alone(&s[i], ref);
-        for (uint32_t k = 0; k < s[i].n_choices; k++) {
+        alone(&roomy, &s[i], ref);
+        for (uint32_t k = 0; k < s[i].n_choices; k++)
             assert_int_equal(o[i].n[k], s[i].max_tokens);
-            assert_memory_equal(o[i].token[k], ref->token[k], o[i].n[k] * sizeof(int32_t));
-        }
         assert_int_equal(o[i].n_prompt, s[i].score_prompt ? s[i].n_prompt : 0);
-        assert_memory_equal(o[i].prompt, p[i], o[i].n_prompt * sizeof(int32_t));
-        for (uint32_t k = 1; k < o[i].n_prompt; k++)
-            assert_true(o[i].prompt_logprob[k] == ref->prompt_logprob[k]);
-        gen_free(g[i]);
+        assert_memory_equal(o[i].prompt, prompts[i], o[i].n_prompt * sizeof(int32_t));
+        assert_as_alone(&s[i], &o[i], ref);
     }
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, N, o);
     free(ref);
 }
 
@@ -214,10 +238,9 @@ static void test_choices_share(void **st)
 {
     (void)st;
     struct bed b;
-    int32_t p[130];
     struct out *o = outs(1);
     open_bed(&b, &roomy, 64);
-    struct gen_spec s = spec(p, 130, 20);
+    struct gen_spec s = spec(prompts[0], 130, 20);
     s.n_choices = 8;
     /* 149 tokens are 5 pages; 4 of the prompt are shared: 5 + 7 * 1 */
     assert_int_equal(gen_pages(&s), 12);
@@ -236,9 +259,7 @@ static void test_choices_share(void **st)
         for (int j = 0; j < k; j++)
             assert_true(memcmp(o->token[k], o->token[j], 20 * sizeof(int32_t)) != 0);
     }
-    gen_free(g);
-    close_bed(&b);
-    free(o);
+    close_all(&b, &g, 1, o);
 }
 
 static void test_waits_for_pages(void **st)
@@ -248,15 +269,12 @@ static void test_waits_for_pages(void **st)
     struct bed b;
     struct gen *g[N];
     struct out *o = outs(N);
-    static int32_t p[N][64];
     struct fake_opts small = roomy;
     small.n_pages = 8;
     small.max_context = 256;
     open_bed(&b, &small, 16);
-    for (int i = 0; i < N; i++) {
-        struct gen_spec s = spec(p[i], 60, 60); /* 4 pages: two at once */
-        g[i] = submit(&b, &s, &o[i]);
-    }
+    for (int i = 0; i < N; i++)
+        g[i] = send(&b, i, 60, 60, &o[i]); /* 4 pages: two at once */
     step_at(&b, 1);
     assert_int_equal(b.r.running, 2);
     assert_int_equal(b.r.waiting, N - 2);
@@ -266,10 +284,8 @@ static void test_waits_for_pages(void **st)
         assert_int_equal(o[i].n[0], 60);
         if (i)
             assert_true(o[i].done_at >= o[i - 1].done_at); /* first come, first served */
-        gen_free(g[i]);
     }
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, N, o);
 }
 
 static void test_never_fits(void **st)
@@ -277,27 +293,26 @@ static void test_never_fits(void **st)
     (void)st;
     struct bed b;
     struct err e;
-    static int32_t p[1100];
     struct fake_opts small = roomy;
     small.n_pages = 32;
     open_bed(&b, &small, 16);
-    struct gen_spec s = spec(p, 1000, 30);
+    struct gen_spec s = spec(prompts[0], 1000, 30);
     assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
     assert_string_equal(e.param, "max_tokens");
     s.n_prompt = 1100;
     assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
     assert_string_equal(e.param, "prompt");
-    s = spec(p, 10, 900);
+    s = spec(prompts[0], 10, 900);
     s.n_choices = 2;
     assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
     assert_string_equal(e.param, "n");
-    s = spec(p, 10, 10);
+    s = spec(prompts[0], 10, 10);
     s.n_choices = 65;
     assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
-    p[3] = 1000;
+    prompts[0][3] = 1000;
     s.n_choices = 1;
     assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
-    p[3] = -1;
+    prompts[0][3] = -1;
     assert_int_equal(sched_fits(model_info(b.m), &s, &e), -EINVAL);
     close_bed(&b);
 }
@@ -309,10 +324,9 @@ static void test_cancel(void **st)
     struct bed b;
     struct gen *g[N];
     struct out *o = outs(N);
-    static int32_t p[N][200];
     open_bed(&b, &roomy, 16);
     for (int i = 0; i < N; i++) {
-        struct gen_spec s = spec(p[i], i < 3 ? 200 : 20, 100);
+        struct gen_spec s = spec(prompts[i], i < 3 ? 200 : 20, 100);
         s.n_choices = i == 4 ? 3 : 1;
         g[i] = submit(&b, &s, &o[i]);
     }
@@ -327,58 +341,33 @@ static void test_cancel(void **st)
     assert_true(kv_pages_free(b.m) > before);
     run(&b, 1000);
     assert_int_equal(o[5].n[0], 100);
-    for (int i = 0; i < N; i++)
-        gen_free(g[i]);
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, N, o);
 }
 
-static void test_cancel_while_waiting(void **st)
+/* One runs out of time, one is cancelled while it waits. */
+static void test_deadline_and_cancel(void **st)
 {
     (void)st;
     struct bed b;
-    struct out *o = outs(2);
-    static int32_t p[2][64];
+    struct out *o = outs(3);
     struct fake_opts small = roomy;
-    small.max_seqs = 1;
+    small.max_seqs = 2;
     open_bed(&b, &small, 16);
-    struct gen_spec s0 = spec(p[0], 30, 50), s1 = spec(p[1], 30, 50);
-    struct gen *a = submit(&b, &s0, &o[0]), *w = submit(&b, &s1, &o[1]);
-    step_at(&b, 1);
-    assert_int_equal(atomic_load(&w->state), GEN_QUEUED);
-    atomic_store(&w->cancelled, true);
-    step_at(&b, 1);
-    assert_true(o[1].done);
-    run(&b, 200);
-    assert_int_equal(o[0].n[0], 50);
-    gen_free(a);
-    gen_free(w);
-    close_bed(&b);
-    free(o);
-}
-
-static void test_deadline(void **st)
-{
-    (void)st;
-    struct bed b;
-    struct out *o = outs(2);
-    static int32_t p[2][64];
-    open_bed(&b, &roomy, 16);
-    struct gen_spec s0 = spec(p[0], 30, 500), s1 = spec(p[1], 30, 10);
-    s0.deadline_ns = 1000;
-    struct gen *a = submit(&b, &s0, &o[0]), *c = submit(&b, &s1, &o[1]);
+    struct gen_spec s = spec(prompts[0], 30, 500);
+    s.deadline_ns = 1000;
+    struct gen *g[3] = {submit(&b, &s, &o[0]), send(&b, 1, 30, 10, &o[1]), send(&b, 2, 30, 10, &o[2])};
     for (int i = 0; i < 5; i++)
         step_at(&b, 999);
-    assert_false(o[0].done);
+    assert_int_equal(atomic_load(&g[2]->state), GEN_QUEUED);
+    atomic_store(&g[2]->cancelled, true);
+    step_at(&b, 999);
+    assert_true(o[2].done && !o[2].n[0] && !o[0].done);
     step_at(&b, 1000);
     assert_true(o[0].done);
-    assert_int_equal(a->code, -ETIMEDOUT);
+    assert_int_equal(g[0]->code, -ETIMEDOUT);
     run(&b, 100);
-    assert_int_equal(c->code, 0);
-    gen_free(a);
-    gen_free(c);
-    close_bed(&b);
-    free(o);
+    assert_true(!g[1]->code && o[1].n[0] == 10);
+    close_all(&b, g, 3, o);
 }
 
 static void test_stop_of_a_choice(void **st)
@@ -386,9 +375,8 @@ static void test_stop_of_a_choice(void **st)
     (void)st;
     struct bed b;
     struct out *o = outs(1);
-    static int32_t p[40];
     open_bed(&b, &roomy, 64);
-    struct gen_spec s = spec(p, 40, 50);
+    struct gen_spec s = spec(prompts[0], 40, 50);
     s.n_choices = 3;
     struct gen *g = submit(&b, &s, o);
     for (int i = 0; i < 10; i++)
@@ -401,9 +389,7 @@ static void test_stop_of_a_choice(void **st)
     assert_int_equal(o->n[0], 50);
     assert_int_equal(o->n[2], 50);
     assert_true(o->n[1] < 50);
-    gen_free(g);
-    close_bed(&b);
-    free(o);
+    close_all(&b, &g, 1, o);
 }
 
 static void test_eos(void **st)
@@ -411,14 +397,13 @@ static void test_eos(void **st)
     (void)st;
     struct bed b;
     struct out *o = outs(3);
-    static int32_t p[3][10];
     struct fake_opts fo = roomy;
     fo.eos = 7;
     fo.eos_after = 4;
     open_bed(&b, &fo, 16);
     struct gen_spec s[3];
     for (int i = 0; i < 3; i++)
-        s[i] = spec(p[i], 10, 20);
+        s[i] = spec(prompts[i], 10, 20);
     s[1].ignore_eos = true;
     s[2].min_tokens = 9;
     struct gen *g[3];
@@ -431,10 +416,7 @@ static void test_eos(void **st)
     assert_int_equal(o[1].finish[0], GEN_LENGTH);
     assert_int_equal(o[2].n[0], 10);
     assert_int_equal(o[2].finish[0], GEN_STOP);
-    for (int i = 0; i < 3; i++)
-        gen_free(g[i]);
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, 3, o);
 }
 
 static void test_bias_of_min_tokens(void **st)
@@ -442,8 +424,7 @@ static void test_bias_of_min_tokens(void **st)
     (void)st;
     static const int32_t eos[] = {9, 3};
     static const struct kern_bias bias[] = {{2, 1}, {3, 5}, {8, -1}, {40, 2}};
-    int32_t p[4];
-    struct gen_spec s = spec(p, 4, 4);
+    struct gen_spec s = spec(prompts[0], 4, 4);
     s.eos = eos;
     s.n_eos = 2;
     s.bias = bias;
@@ -467,12 +448,11 @@ static void test_fair_admission(void **st)
     struct bed b;
     struct gen *g[N];
     struct out *o = outs(N);
-    static int32_t p[N][40];
     struct fake_opts small = roomy;
     small.max_seqs = 4;
     open_bed(&b, &small, 16);
     for (int i = 0; i < N; i++) {
-        struct gen_spec s = spec(p[i], 30, 30);
+        struct gen_spec s = spec(prompts[i], 30, 30);
         s.tenant = i == N - 1;
         g[i] = submit(&b, &s, &o[i]);
     }
@@ -481,10 +461,7 @@ static void test_fair_admission(void **st)
     for (int i = 0; i < N - 1; i++)
         later += o[i].done_at > o[N - 1].done_at;
     assert_true(later >= 32); /* it went in with the first or second four */
-    for (int i = 0; i < N; i++)
-        gen_free(g[i]);
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, N, o);
 }
 
 /* More runs than logit rows: the tenants' shares of decode rows stay equal. */
@@ -495,13 +472,12 @@ static void test_fair_decode(void **st)
     struct bed b;
     struct gen *g[N];
     struct out *o = outs(N);
-    static int32_t p[N][8];
     struct fake_opts fo = roomy;
     fo.max_logits = 8;
     open_bed(&b, &fo, 16);
     for (int i = 0; i < N; i++) {
-        struct gen_spec s = spec(p[i], 4, 110);
-        p[i][0] = i < 45 ? 16 : 17;
+        struct gen_spec s = spec(prompts[i], 4, 110);
+        prompts[i][0] = i < 45 ? 16 : 17;
         s.tenant = i < 45 ? 0 : 3;
         g[i] = submit(&b, &s, &o[i]);
     }
@@ -526,10 +502,8 @@ static void test_fair_decode(void **st)
     sched_end_all(b.s, -ESHUTDOWN, "end");
     for (int i = 0; i < N; i++) {
         assert_int_equal(g[i]->code, -ESHUTDOWN);
-        gen_free(g[i]);
     }
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, N, o);
 }
 
 /* A long prompt beside decoding: a chunk a step, and a token for everybody each step. */
@@ -538,9 +512,8 @@ static void test_chunks_beside_decode(void **st)
     (void)st;
     struct bed b;
     struct out *o = outs(2);
-    static int32_t p[2][500];
     open_bed(&b, &roomy, 16);
-    struct gen_spec s0 = spec(p[0], 10, 200), s1 = spec(p[1], 500, 10);
+    struct gen_spec s0 = spec(prompts[0], 10, 200), s1 = spec(prompts[1], 500, 10);
     struct gen *a = submit(&b, &s0, &o[0]);
     step_at(&b, 1);
     step_at(&b, 1);
@@ -554,10 +527,7 @@ static void test_chunks_beside_decode(void **st)
     }
     assert_int_equal(steps, (500 + 15) / 16);
     run(&b, 1000);
-    gen_free(a);
-    gen_free(c);
-    close_bed(&b);
-    free(o);
+    close_all(&b, (struct gen *[]){a, c}, 2, o);
 }
 
 /* However many runs decode, a prompt is read. */
@@ -568,24 +538,18 @@ static void test_no_starvation_of_prompts(void **st)
     struct bed b;
     struct gen *g[N];
     struct out *o = outs(N);
-    static int32_t p[N][8];
     struct fake_opts fo = roomy;
     fo.max_rows = 16;
     fo.max_logits = 16;
     open_bed(&b, &fo, 16);
-    for (int i = 0; i < N; i++) {
-        struct gen_spec s = spec(p[i], 8, 200);
-        g[i] = submit(&b, &s, &o[i]);
-    }
+    for (int i = 0; i < N; i++)
+        g[i] = send(&b, i, 8, 200, &o[i]);
     for (int i = 0; i < 200; i++)
         step_at(&b, 1);
     for (int i = 0; i < N; i++)
         assert_true(o[i].n[0] > 0);
     run(&b, 5000);
-    for (int i = 0; i < N; i++)
-        gen_free(g[i]);
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, N, o);
 }
 
 /* A large request of one tenant is passed by a bounded number of small ones of others. */
@@ -596,22 +560,21 @@ static void test_no_starvation_of_large(void **st)
     struct bed b;
     static struct gen *g[SMALL + 1];
     struct out *o = outs(SMALL + 1);
-    static int32_t p[SMALL + 1][900];
     struct fake_opts fo = roomy;
     fo.n_pages = 32;
     open_bed(&b, &fo, 16);
     for (int i = 0; i < 4; i++) {
-        struct gen_spec s = spec(p[i], 20, 20);
+        struct gen_spec s = spec(prompts[i], 20, 20);
         s.tenant = 1;
         g[i] = submit(&b, &s, &o[i]);
     }
     step_at(&b, 1);
-    struct gen_spec large = spec(p[SMALL], 900, 100); /* 32 pages: all there are */
+    struct gen_spec large = spec(prompts[SMALL], 900, 100); /* 32 pages: all there are */
     g[SMALL] = submit(&b, &large, &o[SMALL]);
     int sent = 4;
     for (uint32_t i = 0; i < 4000 && !o[SMALL].n[0]; i++) {
         for (; sent < SMALL && b.r.waiting < 3; sent++) {
-            struct gen_spec s = spec(p[sent], 20, 20);
+            struct gen_spec s = spec(prompts[sent], 20, 20);
             s.tenant = 1 + (uint32_t)sent % 3;
             g[sent] = submit(&b, &s, &o[sent]);
             b.r.waiting++;
@@ -621,11 +584,8 @@ static void test_no_starvation_of_large(void **st)
     assert_true(o[SMALL].n[0] > 0);
     assert_true(sent < SMALL); /* not after all of the others */
     run(&b, 10000);
-    for (int i = 0; i < sent; i++)
-        gen_free(g[i]);
     gen_free(g[SMALL]);
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, (size_t)sent, o);
 }
 
 /* The loop does not drain: the generation pauses, nothing is lost, others go on. */
@@ -634,10 +594,8 @@ static void test_full_ring(void **st)
     (void)st;
     struct bed b;
     struct out *o = outs(1);
-    static int32_t p[10];
     open_bed(&b, &roomy, 16);
-    struct gen_spec s = spec(p, 10, 300);
-    struct gen *g = submit(&b, &s, o);
+    struct gen *g = send(&b, 0, 10, 300, o);
     b.keep = true;
     for (int i = 0; i < 200; i++)
         step_at(&b, 1);
@@ -647,9 +605,7 @@ static void test_full_ring(void **st)
     drain(g);
     run(&b, 400);
     assert_int_equal(o->n[0], 300);
-    gen_free(g);
-    close_bed(&b);
-    free(o);
+    close_all(&b, &g, 1, o);
 }
 
 static void test_score_only(void **st)
@@ -657,9 +613,8 @@ static void test_score_only(void **st)
     (void)st;
     struct bed b;
     struct out *o = outs(3);
-    static int32_t p[3][300];
     open_bed(&b, &roomy, 16);
-    struct gen_spec s[3] = {spec(p[0], 300, 0), spec(p[1], 1, 0), spec(p[2], 1, 3)};
+    struct gen_spec s[3] = {spec(prompts[0], 300, 0), spec(prompts[1], 1, 0), spec(prompts[2], 1, 3)};
     s[2].n_choices = 2;
     struct gen *g[3];
     for (int i = 0; i < 3; i++) {
@@ -673,11 +628,9 @@ static void test_score_only(void **st)
         assert_int_equal(o[i].n_prompt, s[i].n_prompt);
         assert_true(isnan(o[i].prompt_logprob[0]));
         assert_int_equal(o[i].n[0], s[i].max_tokens);
-        gen_free(g[i]);
     }
     assert_int_equal(o[2].n[1], 3);
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, 3, o);
 }
 
 static void test_step_fails(void **st)
@@ -685,9 +638,8 @@ static void test_step_fails(void **st)
     (void)st;
     struct bed b;
     struct out *o = outs(2);
-    static int32_t p[2][20];
     open_bed(&b, &roomy, 16);
-    struct gen_spec s = spec(p[0], 20, 20);
+    struct gen_spec s = spec(prompts[0], 20, 20);
     s.n_choices = 3;
     struct gen *g = submit(&b, &s, &o[0]);
     for (int i = 0; i < 5; i++)
@@ -697,14 +649,11 @@ static void test_step_fails(void **st)
     assert_true(o[0].done);
     assert_int_equal(g->code, -EIO);
     assert_int_equal(b.r.failed, 1);
-    struct gen_spec s1 = spec(p[1], 20, 20);
+    struct gen_spec s1 = spec(prompts[1], 20, 20);
     struct gen *h = submit(&b, &s1, &o[1]);
     run(&b, 100);
     assert_int_equal(h->code, 0);
-    gen_free(g);
-    gen_free(h);
-    close_bed(&b);
-    free(o);
+    close_all(&b, (struct gen *[]){g, h}, 2, o);
 }
 
 static void test_tasks_counted(void **st)
@@ -712,21 +661,309 @@ static void test_tasks_counted(void **st)
     (void)st;
     struct bed b;
     struct out *o = outs(6);
-    static int32_t p[6][4];
     struct gen *g[6];
     open_bed(&b, &roomy, 16);
     for (int i = 0; i < 6; i++) {
-        struct gen_spec s = spec(p[i], 4, 4);
+        struct gen_spec s = spec(prompts[i], 4, 4);
         s.task = (uint64_t)i / 2;
         g[i] = submit(&b, &s, &o[i]);
     }
     step_at(&b, 1);
     assert_int_equal(b.r.tasks, 3);
     run(&b, 100);
-    for (int i = 0; i < 6; i++)
-        gen_free(g[i]);
-    close_bed(&b);
-    free(o);
+    close_all(&b, g, 6, o);
+}
+
+/* ---- growing and preemption ---- */
+
+static void until_preempted(struct bed *b, struct gen *g)
+{
+    for (int i = 0; i < 1000 && atomic_load(&g->state) != GEN_QUEUED; i++)
+        step_at(b, 1);
+    assert_int_equal(atomic_load(&g->state), GEN_QUEUED);
+}
+
+static void test_grows_by_pages(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct out *o = outs(1);
+    open_bed(&b, &roomy, 64);
+    struct gen *g = send(&b, 0, 40, 400, o);
+    for (uint32_t len = 40 + SCHED_HEADROOM; sched_live(b.s); len = 40 + o->n[0]) {
+        step_at(&b, 1);
+        if (sched_live(b.s) && len >= 40 + SCHED_HEADROOM)
+            assert_int_equal(256 - kv_pages_free(b.m), kv_pages_for(len));
+    }
+    assert_int_equal(o->n[0], 400);
+    close_all(&b, &g, 1, o);
+}
+
+/* The tenant with the most pages loses its youngest, which keeps its tokens, goes first in its queue and goes on. */
+static void test_preemption_order(void **st)
+{
+    (void)st;
+    enum { N = 5 };
+    struct bed b;
+    struct gen *g[N];
+    struct gen_spec s[N];
+    struct out *o = outs(N), *ref = outs(1);
+    struct fake_opts fo = roomy;
+    fo.n_pages = 20;
+    fo.max_seqs = 5; /* the last one waits */
+    open_bed(&b, &fo, 64);
+    for (int i = 0; i < N; i++) { /* 4, 7, 4 and 4 pages at first: 11 of tenant 0, 8 of tenant 1 */
+        s[i] = spec(prompts[i], 40, 200);
+        s[i].n_choices = i == 1 ? 2 : 1;
+        s[i].tenant = i == 0 || i == 3;
+        g[i] = submit(&b, &s[i], &o[i]);
+        step_at(&b, 1);
+    }
+    until_preempted(&b, g[2]);
+    uint32_t had = o[2].n[0];
+    assert_true(had && b.preempted == 1);
+    while (atomic_load(&g[2]->state) == GEN_QUEUED) {
+        assert_int_equal(o[2].n[0], had);
+        assert_int_equal(atomic_load(&g[4]->state), GEN_QUEUED);
+        step_at(&b, 1);
+    }
+    run(&b, 5000);
+    assert_int_equal(g[0]->n_preempted, 0); /* the oldest of all */
+    for (int i = 0; i < N; i++) {
+        alone(&roomy, &s[i], ref);
+        assert_int_equal(o[i].n[0], 200);
+        assert_as_alone(&s[i], &o[i], ref);
+    }
+    close_all(&b, g, N, o);
+    free(ref);
+}
+
+/* Two that do not both fit when grown; the second one is preempted. */
+static void open_pair(struct bed *b, struct gen_spec *s, struct gen **g, struct out *o, uint32_t choices)
+{
+    struct fake_opts fo = roomy;
+    fo.n_pages = 2 + 6 * choices - (choices > 1);
+    fo.max_context = 256;
+    fo.max_rows = 16;
+    open_bed(b, &fo, 64);
+    for (int i = 0; i < 2; i++) {
+        s[i] = spec(prompts[i], 60, 150);
+        s[i].seed = (uint64_t)i;
+        s[i].n_choices = i ? choices : 1;
+        s[i].repetition = 1.2f;
+        g[i] = submit(b, &s[i], &o[i]);
+        step_at(b, 1);
+    }
+}
+
+static void close_pair(struct bed *b, const struct gen_spec *s, struct gen **g, struct out *o)
+{
+    struct out *ref = outs(1);
+    run(b, 2000);
+    for (int i = 0; i < 2; i++) {
+        alone(&roomy, &s[i], ref);
+        assert_as_alone(&s[i], &o[i], ref);
+    }
+    close_all(b, g, 2, o);
+    free(ref);
+}
+
+static void test_ends_while_preempted(void **st)
+{
+    (void)st;
+    static const int code[] = {-ECANCELED, -ETIMEDOUT, 0, -ESHUTDOWN};
+    for (int how = 0; how < 4; how++) {
+        struct bed b;
+        struct gen_spec s[2];
+        struct gen *g[2];
+        struct out *o = outs(2);
+        open_pair(&b, s, g, o, 1);
+        until_preempted(&b, g[1]);
+        atomic_store(&g[1]->cancelled, how == 0);
+        g[1]->spec.deadline_ns = how == 1 ? 100 : 0;
+        atomic_store(&g[1]->choice_stopped[0], how == 2);
+        if (how == 3)
+            sched_end_all(b.s, -ESHUTDOWN, "end");
+        step_at(&b, 100);
+        assert_true(o[1].done && !b.r.waiting);
+        assert_int_equal(g[1]->code, code[how]);
+        close_pair(&b, s, g, o);
+    }
+}
+
+/* One choice is over before, one is stopped while it waits: the others are read again. */
+static void test_choices_while_preempted(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct gen_spec s[2];
+    struct gen *g[2];
+    struct out *o = outs(2);
+    open_pair(&b, s, g, o, 4);
+    while (!o[1].n[0])
+        step_at(&b, 1);
+    atomic_store(&g[1]->choice_stopped[0], true);
+    until_preempted(&b, g[1]);
+    uint32_t n0 = o[1].n[0], n2 = o[1].n[2];
+    assert_true(n0 && n0 < n2);
+    assert_int_equal(fake_open_seqs(b.m), 1);
+    atomic_store(&g[1]->choice_stopped[2], true);
+    run(&b, 2000);
+    assert_true(o[1].n[0] == n0 && o[1].n[1] == 150 && o[1].n[2] == n2 && o[1].n[3] == 150);
+    close_pair(&b, s, g, o);
+}
+
+/* Its first choice is stopped while it reads the prompt, or its own tokens, again. */
+static void test_stop_while_reading_again(void **st)
+{
+    (void)st;
+    for (uint32_t more = 0; more < 12; more++) {
+        struct bed b;
+        struct gen_spec s[2];
+        struct gen *g[2];
+        struct out *o = outs(2);
+        open_pair(&b, s, g, o, 2);
+        until_preempted(&b, g[1]);
+        while (atomic_load(&g[1]->state) == GEN_QUEUED)
+            step_at(&b, 1);
+        for (uint32_t i = 0; i < more; i++)
+            step_at(&b, 1);
+        atomic_store(&g[1]->choice_stopped[0], true);
+        run(&b, 1000);
+        assert_true(o[1].n[0] < 150 && o[1].n[1] == 150);
+        close_pair(&b, s, g, o);
+    }
+}
+
+/* ---- a tiny pool, random requests ---- */
+
+#define N_RANDOM 60
+
+struct random_gen {
+    struct gen *g;
+    struct gen_spec s;
+    uint32_t cancel_at;
+    uint32_t stop_after[4]; /* tokens after which the choice is stopped; 0: never */
+    bool was_running;
+};
+
+static uint32_t draw(uint64_t *state, uint32_t n)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((*state >> 33) % n);
+}
+
+static void random_spec(struct random_gen *r, const struct bed *b, int32_t *prompt, uint64_t *state)
+{
+    struct err e;
+    do {
+        uint32_t n = draw(state, 4) ? 1 + draw(state, 60) : 1 + draw(state, 160);
+        r->s = spec(prompt, n, draw(state, 8) ? draw(state, 256 - n) : draw(state, 3));
+        r->s.n_choices = draw(state, 3) ? 1 : 1 + draw(state, 4);
+        r->s.tenant = draw(state, 3);
+        r->s.seed = draw(state, 1000);
+        r->s.temperature = (float)draw(state, 2);
+        r->s.presence = draw(state, 3) ? 0 : 0.5f;
+        r->s.repetition = draw(state, 3) ? 1 : 1.3f;
+        r->s.min_tokens = draw(state, 2) ? 0 : draw(state, 100);
+        r->s.ignore_eos = draw(state, 2);
+        r->s.score_prompt = !r->s.max_tokens || !draw(state, 4);
+        r->s.n_top = r->s.score_prompt ? 2 : -1;
+    } while (sched_fits(model_info(b->m), &r->s, &e));
+    r->s.deadline_ns = draw(state, 12) ? 0 : b->step + 1 + draw(state, 400);
+    r->cancel_at = draw(state, 12) ? 0 : b->step + 1 + draw(state, 400);
+    for (int k = 0; k < 4; k++)
+        r->stop_after[k] = draw(state, 6) ? 0 : 1 + draw(state, 100);
+}
+
+/* The oldest of those that ran before the step was not preempted in it; sets what runs now. */
+static void check_oldest(struct random_gen *r, const struct out *o, int n)
+{
+    int oldest = -1;
+    for (int i = 0; i < n; i++)
+        if (r[i].was_running && (oldest < 0 || r[i].g->rank < r[oldest].g->rank))
+            oldest = i;
+    assert_true(oldest < 0 || o[oldest].done || atomic_load(&r[oldest].g->state) == GEN_RUNNING);
+    for (int i = 0; i < n; i++)
+        r[i].was_running = !o[i].done && atomic_load(&r[i].g->state) == GEN_RUNNING;
+}
+
+static void interfere(struct random_gen *r, const struct out *o, int n, uint32_t now)
+{
+    for (int i = 0; i < n; i++) {
+        if (r[i].cancel_at && now >= r[i].cancel_at)
+            atomic_store(&r[i].g->cancelled, true);
+        for (uint32_t k = 0; k < r[i].s.n_choices; k++)
+            if (r[i].stop_after[k] && o[i].n[k] >= r[i].stop_after[k])
+                atomic_store(&r[i].g->choice_stopped[k], true);
+    }
+}
+
+static void check_random(struct random_gen *r, const struct out *o, const struct fake_opts *plenty, struct out *ref)
+{
+    alone(plenty, &r->s, ref);
+    assert_true(o->done);
+    assert_as_alone(&r->s, o, ref);
+    if (r->g->code) {
+        assert_true((r->g->code == -ECANCELED && r->cancel_at) || (r->g->code == -ETIMEDOUT && r->s.deadline_ns));
+        return;
+    }
+    assert_int_equal(o->n_prompt, ref->n_prompt);
+    for (uint32_t k = 0; k < r->s.n_choices; k++)
+        assert_true(o->n[k] == ref->n[k] || (r->stop_after[k] && o->n[k] >= r->stop_after[k]));
+}
+
+static uint32_t random_round(uint64_t seed)
+{
+    struct bed b;
+    struct random_gen *r = calloc(N_RANDOM, sizeof *r);
+    struct out *o = outs(N_RANDOM), *ref = outs(1);
+    uint64_t state = seed;
+    struct fake_opts plenty = roomy, fo;
+    plenty.eos = 7;
+    plenty.eos_after = 60 + (int32_t)(seed % 3) * 60;
+    fo = plenty;
+    fo.n_pages = 8 + draw(&state, 30);
+    fo.max_rows = 8 + draw(&state, 40);
+    fo.max_logits = 2 + draw(&state, 7);
+    fo.max_seqs = 4 + draw(&state, 20);
+    open_bed(&b, &fo, 1 + draw(&state, 30));
+    int sent = 0;
+    uint32_t wait = 1 + draw(&state, 30);
+    for (uint32_t i = 0; i < 100000 && (sent < N_RANDOM || sched_live(b.s)); i++) {
+        while (sent < N_RANDOM && !draw(&state, wait)) {
+            random_spec(&r[sent], &b, prompts[sent], &state);
+            r[sent].g = submit(&b, &r[sent].s, &o[sent]);
+            sent++;
+        }
+        interfere(r, o, sent, b.step);
+        if (!draw(&state, 40)) {
+            b.keep = !b.keep;
+            for (int k = 0; k < sent && !b.keep; k++)
+                if (!o[k].done)
+                    drain(r[k].g);
+        }
+        step_at(&b, b.step + 1);
+        check_oldest(r, o, sent);
+    }
+    for (int i = 0; i < N_RANDOM; i++) {
+        check_random(&r[i], &o[i], &plenty, ref);
+        gen_free(r[i].g);
+    }
+    close_all(&b, NULL, 0, o);
+    free(ref);
+    free(r);
+    return b.preempted;
+}
+
+static void test_random_pressure(void **st)
+{
+    (void)st;
+    uint32_t preempted = 0;
+    for (uint64_t seed = 1; seed <= 24; seed++)
+        preempted += random_round(seed);
+    assert_true(preempted > 100);
+    print_message("%u preemptions\n", preempted);
 }
 
 int main(void)
@@ -738,8 +975,7 @@ int main(void)
         cmocka_unit_test(test_waits_for_pages),
         cmocka_unit_test(test_never_fits),
         cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_cancel_while_waiting),
-        cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_deadline_and_cancel),
         cmocka_unit_test(test_stop_of_a_choice),
         cmocka_unit_test(test_eos),
         cmocka_unit_test(test_bias_of_min_tokens),
@@ -752,6 +988,12 @@ int main(void)
         cmocka_unit_test(test_score_only),
         cmocka_unit_test(test_step_fails),
         cmocka_unit_test(test_tasks_counted),
+        cmocka_unit_test(test_grows_by_pages),
+        cmocka_unit_test(test_preemption_order),
+        cmocka_unit_test(test_ends_while_preempted),
+        cmocka_unit_test(test_choices_while_preempted),
+        cmocka_unit_test(test_stop_while_reading_again),
+        cmocka_unit_test(test_random_pressure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
