@@ -1,7 +1,8 @@
 """Trains the two demo modules with PEFT: `python train.py MODEL_DIR OUT_DIR [task ...]`.
 
 The recipe: rank 4, alpha 8, all seven linears; one pass over 1,280 made-up customer messages (messages.py), batches of
-16, AdamW at 1e-3 with a linear fall, loss on the answer only; stored in bf16. MODEL_DIR is what `cpet import` makes.
+16, AdamW at 1e-3 with a linear fall, loss on the answer only; for triage then one over 640 others at 5e-4; stored in
+bf16. MODEL_DIR is what `cpet import` makes.
 Then 20 held-out messages are answered with and without the module, and what came out is counted.
 Needs torch, transformers and peft; a few minutes a module on two cores.
 """
@@ -11,11 +12,14 @@ import sys
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from messages import TASKS, dataset
+
+# messages, seed, rate
+STAGES = {"extract": [(1280, 1, 1e-3)], "triage": [(1280, 1, 1e-3), (640, 2, 5e-4)]}
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
@@ -43,15 +47,11 @@ def loss_of(base, x, y, m):
     return torch.nn.functional.cross_entropy(base.lm_head(hidden[:, :-1][at]).float(), y[:, 1:][at])
 
 
-def train(model_dir, task, out):
-    torch.manual_seed(0)
-    tok = AutoTokenizer.from_pretrained(model_dir)
-    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM",
-                                            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
-    rows = dataset(task, 1280, seed=1)
+def run_stage(base, model, tok, task, n, seed, rate):
+    """One pass over n messages."""
+    rows = dataset(task, n, seed=seed)
     steps = len(rows) // 16
-    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
+    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
     fall = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(1.0, (s + 1) / 10) * (1 - s / steps))
     order = list(range(len(rows)))
     random.Random(2).shuffle(order)
@@ -68,6 +68,19 @@ def train(model_dir, task, out):
         opt.zero_grad()
         if s % 5 == 0 or s == steps - 1:
             print(f"{task}: step {s} of {steps}, loss {total:.4f}", flush=True)
+
+
+def train(model_dir, task, out, first=0):
+    torch.manual_seed(0)
+    tok = AutoTokenizer.from_pretrained(model_dir)
+    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+    if first:  # goes on with what an earlier run left in OUT_DIR
+        model = PeftModel.from_pretrained(base, out, is_trainable=True)
+    else:
+        model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM",
+                                                target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
+    for n, seed, rate in STAGES[task][first:]:
+        run_stage(base, model, tok, task, n, seed, rate)
     base.config._name_or_path = "SmolLM2-135M-Instruct (dequantized Q4_1)"
     model.peft_config["default"].base_model_name_or_path = base.config._name_or_path
     model.save_pretrained(out)
@@ -99,7 +112,8 @@ def held_out(model, tok, task):
 def main():
     model_dir, out_dir, tasks = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or sorted(TASKS)
     for task in tasks:
-        model, tok = train(model_dir, task, out_dir / task)
+        task, _, first = task.partition(":")  # triage:1 starts at the second stage
+        model, tok = train(model_dir, task, out_dir / task, int(first or 0))
         held_out(model, tok, task)
 
 
