@@ -56,7 +56,7 @@ def rounds(n, *args, env=None):
         base = Path(MODEL).name
         for r in range(n):
             bodies = [request(rng, base) for _ in range(32)]
-            alone = [answer(s, b) for b in bodies[:8]] if r else [answer(s, b) for b in bodies]
+            alone = [answer(s, b) for b in bodies]
             waits = [rng.random() * 0.3 for _ in bodies]
             mixed = together([lambda b=b, w=w: answer(s, b, w) for b, w in zip(bodies, waits)])
             for i, a in enumerate(alone):
