@@ -8,7 +8,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
 import gen
-from harness import CPET, ORIGINAL, ROOT, case, cpet, main
+from harness import ORIGINAL, ROOT, Server, case, cpet, main
 
 GOLDEN = json.loads((ROOT / "tests/golden/model.json").read_text())
 WORK = tempfile.TemporaryDirectory()
@@ -86,6 +86,22 @@ def llama_with_biases_and_scaled_rope():
     small("llama")
     small("llama", "lora", "--pet", work("llama-lora"))
     small("llama", "recovery", "--recovery", work("llama-recovery.safetensors"))
+
+
+def served(name, model, *args):
+    """The first token's log-probability from cpetd is the golden one."""
+    with Server("--precision", "f32", "--name", "base", *args, model=ORIGINAL) as s:
+        for want in GOLDEN[name][:8]:
+            got = s.complete(model=model, prompt=want["ids"], max_tokens=1, temperature=0, logprobs=1, ignore_eos=True)
+            lp, ref = got["choices"][0]["logprobs"]["token_logprobs"][0], want["top"][0][1] - want["lse"]
+            assert abs(lp - ref) < 2e-3, f"{name}: log-probability {lp}, not {ref}"
+
+
+@case
+def served_with_recovery_and_module():
+    served("demo", "base")
+    served("demo-lora", "task", "--pet", f"task={work('lora')}")
+    served("demo-recovery-gelu", "base", "--recovery", work("recovery-gelu.safetensors"))
 
 
 @case
