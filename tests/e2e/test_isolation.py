@@ -2,7 +2,7 @@
 
 Rounds of 32 requests over 16 random modules of ranks 4 to 64 and the base, arriving at random; greedy and seeded
 sampled ones. Each text must equal, token for token, the same request sent alone. ROUNDS (20; 200 in the long run)
-comes from the environment. One case also reads the step trace: that the batch is really shared.
+comes from the environment, FIRST_ROUND too: a round depends on its own number alone. One case also reads the step trace: that the batch is really shared.
 """
 import json
 import os
@@ -17,6 +17,7 @@ import gen
 from harness import MODEL, ORIGINAL, Server, case, cpet, main, together
 
 ROUNDS = int(os.environ.get("ROUNDS", "20"))
+FIRST = int(os.environ.get("FIRST_ROUND", "0"))
 RANKS = [4, 8, 16, 32, 64, 5, 12, 24, 48, 7, 9, 33, 8, 16, 4, 64]
 WORK = tempfile.TemporaryDirectory()
 
@@ -51,10 +52,10 @@ def answer(s, body, wait=0.0):
 
 
 def rounds(n, *args, env=None):
-    rng = random.Random(7)
     with Server(*modules(), *args, env=env) as s:
         base = Path(MODEL).name
-        for r in range(n):
+        for r in range(FIRST, FIRST + n):
+            rng = random.Random(f"round {r}")
             bodies = [request(rng, base) for _ in range(32)]
             alone = [answer(s, b) for b in bodies]
             waits = [rng.random() * 0.3 for _ in bodies]
