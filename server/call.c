@@ -75,7 +75,7 @@ static void after_work(uv_work_t *w, int status)
 {
     struct call *c = w->data;
     c->in_work = false;
-    if (!c->r) {
+    if (!c->r || c->answered) { /* the client has left, or was told that the server stops */
         call_drop(c);
         return;
     }

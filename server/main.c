@@ -151,7 +151,8 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
     struct err e = *why;
     if (!rc) {
         struct model *m = engine_model(sv->en);
-        sv->mi = model_info(m);
+        sv->info = *model_info(m);
+        sv->mi = &sv->info;
         sv->dev = c->loaded.dev;
         sv->tok = c->loaded.tok;
         sv->tmpl = c->loaded.tmpl;
@@ -167,8 +168,9 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
     }
     if (c->loaded.tmpl_problem[0])
         log_line("warning", "the chat template cannot be used: %s", c->loaded.tmpl_problem);
-    if (sv->state == SERVER_LOADING)
-        sv->state = SERVER_READY;
+    if (sv->state != SERVER_LOADING) /* it was told to stop meanwhile */
+        return;
+    sv->state = SERVER_READY;
     fprintf(stderr, "cpetd: ready\n");
 }
 

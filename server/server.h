@@ -37,8 +37,9 @@ struct server {
     struct tmpl *tmpl; /* the backbone's chat template; NULL: none */
     const int32_t *eos;
     size_t n_eos;
-    char fingerprint[32]; /* "" : none */
-    const struct model_info *mi;
+    char fingerprint[32];        /* "" : none */
+    struct model_info info;      /* a copy: a worker may still tokenize when the engine closes the model */
+    const struct model_info *mi; /* &info; NULL before */
     struct tasks *tasks;
     int64_t started;
 
