@@ -60,6 +60,8 @@ void http_close(struct http_server *s, void (*closed)(void *ctx), void *ctx);
 /* Open client connections, and requests between on_request and on_close. */
 unsigned http_connections(const struct http_server *s);
 unsigned http_requests(const struct http_server *s);
+/* Connections whose answer is not with the client, or in the kernel's buffers, yet: on_close may be over for it. */
+unsigned http_answering(const struct http_server *s);
 
 const char *http_method(const struct http_req *r);                   /* GET HEAD POST PUT DELETE OPTIONS PATCH */
 const char *http_path(const struct http_req *r);                     /* percent-decoded, no query; never holds a NUL */

@@ -314,6 +314,14 @@ unsigned http_requests(const struct http_server *s)
     return s->n_requests;
 }
 
+unsigned http_answering(const struct http_server *s)
+{
+    unsigned n = 0;
+    for (const struct http_conn *c = s->conns; c; c = c->next)
+        n += c->state == CONN_RESPONSE || c->out.len;
+    return n;
+}
+
 /* The socket goes; its poll handle closes with the server. */
 static void stop_listening(struct http_server *s)
 {

@@ -78,7 +78,7 @@ static void on_drain_look(uv_timer_t *t)
 {
     struct cpetd *c = t->data;
     uint64_t now = mono_ns();
-    unsigned left = http_requests(c->sv.http);
+    bool left = http_requests(c->sv.http) || http_answering(c->sv.http);
     if (!left || now >= c->drain_end_ns + (uint64_t)LAST_BYTES_MS * 1000000u) {
         shut(c);
     } else if (now >= c->drain_end_ns && !c->ended_all) {

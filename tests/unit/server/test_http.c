@@ -37,6 +37,7 @@ static struct fixture {
     struct http_req *streams[MAX_STREAMS]; /* loop thread only */
     unsigned left[MAX_STREAMS], n_streams;
     atomic_uint requests, closes, pending, nobufs;
+    atomic_uint answering; /* at the last on_close; at the end what on_stop found */
 } fx;
 
 static void add_stream(struct http_req *r, unsigned n)
@@ -139,6 +140,7 @@ static void on_request(void *ctx, struct http_req *r)
 static void on_close(void *ctx, struct http_req *r)
 {
     (void)ctx;
+    atomic_store(&fx.answering, http_answering(fx.s));
     atomic_fetch_add(&fx.closes, 1);
     if (http_user(r))
         drop_stream(r);
@@ -147,6 +149,7 @@ static void on_close(void *ctx, struct http_req *r)
 static void on_stop(uv_async_t *a)
 {
     (void)a;
+    atomic_store(&fx.answering, http_answering(fx.s));
     uv_timer_stop(&fx.timer);
     uv_close((uv_handle_t *)&fx.timer, NULL);
     uv_close((uv_handle_t *)&fx.stop, NULL);
@@ -733,6 +736,27 @@ static void test_drain(void **state)
     stop();
 }
 
+/* A request is over for its handler before a slow client has all of the answer. */
+static void test_answering(void **state)
+{
+    (void)state;
+    start(&(struct http_opts){.addr = "127.0.0.1:0"});
+    int fd = dial();
+    puts_to(fd, "GET / HTTP/1.1\r\n" HOST "\r\n");
+    take(fd, "n=0");
+    wait_closes(1);
+    assert_int_equal(fx.answering, 1);
+    puts_to(fd, "GET /big HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n");
+    char bytes[65536];
+    while (recv(fd, bytes, sizeof bytes, 0) > 0)
+        ;
+    wait_closes(2);
+    assert_int_equal(fx.answering, 1);
+    stop();
+    assert_int_equal(fx.answering, 0);
+    close(fd);
+}
+
 /* Closing with requests open: each is told once. */
 static void test_close_open(void **state)
 {
@@ -808,7 +832,8 @@ int main(void)
         cmocka_unit_test(test_large_bodies),     cmocka_unit_test(test_largest_head),
         cmocka_unit_test(test_connection_limit), cmocka_unit_test(test_clients_leave),
         cmocka_unit_test(test_slow_reader),      cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_close_open),       cmocka_unit_test(test_many_streams),
+        cmocka_unit_test(test_answering),        cmocka_unit_test(test_close_open),
+        cmocka_unit_test(test_many_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
