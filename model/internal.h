@@ -22,6 +22,7 @@ struct layer {
 /* A sequence's pages. Engine thread. */
 struct seq {
     bool open;
+    bool in_step; /* while the spans of a step are checked: one of them is this sequence's */
     uint32_t len, n_pages, cap;
     uint32_t *pages;
 };
@@ -80,5 +81,7 @@ int model_plan(struct model *m, struct err *e);
 /* kv.c */
 int model_kv_open(struct model *m, const struct model_opts *o, struct err *e);
 void model_kv_close(struct model *m);
+/* Whether s has room for n more tokens in pages of its own. */
+bool model_kv_ready(const struct model *m, const struct seq *s, uint32_t n);
 
 #endif

@@ -163,13 +163,24 @@ static int pages_room(struct seq *s, uint32_t n)
     return 0;
 }
 
+/* The page that the next token goes into is shared with another sequence. */
+static bool tail_shared(const struct model *m, const struct seq *s)
+{
+    return s->len % KERN_PAGE_TOKENS && m->page_refs[s->pages[s->len / KERN_PAGE_TOKENS]] > 1;
+}
+
+bool model_kv_ready(const struct model *m, const struct seq *s, uint32_t n)
+{
+    return n <= m->info.max_context - s->len && kv_pages_for(s->len + n) <= s->n_pages && !tail_shared(m, s);
+}
+
 int seq_reserve(struct model *m, uint32_t seq, uint32_t n_tokens)
 {
     struct seq *s = seq_get(m, seq);
     if (n_tokens > m->info.max_context)
         return -E2BIG;
     uint32_t want = kv_pages_for(n_tokens), tail = s->len / KERN_PAGE_TOKENS;
-    bool copy = s->len % KERN_PAGE_TOKENS && m->page_refs[s->pages[tail]] > 1;
+    bool copy = tail_shared(m, s);
     uint32_t need = (want > s->n_pages ? want - s->n_pages : 0) + copy;
     if (need > m->n_free)
         return -ENOSPC;

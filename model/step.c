@@ -11,24 +11,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int check_spans(const struct model *m, const struct model_span *sp, uint32_t n, struct err *e)
+static int check_span(const struct model *m, const struct model_span *sp, uint32_t i, struct err *e)
+{
+    if (sp->seq >= m->info.max_seqs || !m->seqs[sp->seq].open)
+        return err_set(e, -EINVAL, "span %u: no such sequence", i);
+    if (m->seqs[sp->seq].in_step)
+        return err_set(e, -EINVAL, "span %u: its sequence has a span already", i);
+    if (!sp->n_tokens || sp->n_logits > sp->n_tokens || sp->n_pets > m->info.max_pets)
+        return err_set(e, -EINVAL, "span %u: %u tokens, %u logits, %u modules", i, sp->n_tokens, sp->n_logits,
+                       sp->n_pets);
+    for (uint32_t p = 0; p < sp->n_pets; p++)
+        if (sp->pets[p].slot && sp->pets[p].slot->max_rank > m->max_rank)
+            return err_set(e, -EINVAL, "span %u: module %u has rank %u (at most %u)", i, p, sp->pets[p].slot->max_rank,
+                           m->max_rank);
+    if (!model_kv_ready(m, &m->seqs[sp->seq], sp->n_tokens))
+        return err_set(e, -EINVAL, "span %u: its pages are not reserved", i);
+    for (uint32_t t = 0; t < sp->n_tokens; t++)
+        if (sp->tokens[t] < 0 || (uint32_t)sp->tokens[t] >= m->info.vocab)
+            return err_set(e, -EINVAL, "span %u: token %d is not in the vocabulary", i, sp->tokens[t]);
+    return 0;
+}
+
+static int check_spans(struct model *m, const struct model_span *sp, uint32_t n, struct err *e)
 {
     size_t rows = 0, logits = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct seq *s = &m->seqs[sp[i].seq];
-        if (sp[i].seq >= m->info.max_seqs || !s->open)
-            return err_set(e, -EINVAL, "span %u: no such sequence", i);
-        if (!sp[i].n_tokens || sp[i].n_logits > sp[i].n_tokens || sp[i].n_pets > m->info.max_pets)
-            return err_set(e, -EINVAL, "span %u: %u tokens, %u logits, %u modules", i, sp[i].n_tokens, sp[i].n_logits,
-                           sp[i].n_pets);
-        if (kv_pages_for(s->len + sp[i].n_tokens) > s->n_pages)
-            return err_set(e, -EINVAL, "span %u: its pages are not reserved", i);
-        for (uint32_t t = 0; t < sp[i].n_tokens; t++)
-            if (sp[i].tokens[t] < 0 || (uint32_t)sp[i].tokens[t] >= m->info.vocab)
-                return err_set(e, -EINVAL, "span %u: token %d is not in the vocabulary", i, sp[i].tokens[t]);
-        rows += sp[i].n_tokens;
-        logits += sp[i].n_logits;
+    uint32_t marked = 0;
+    int r = 0;
+    for (; marked < n && !(r = check_span(m, &sp[marked], marked, e)); marked++) {
+        m->seqs[sp[marked].seq].in_step = true;
+        rows += sp[marked].n_tokens;
+        logits += sp[marked].n_logits;
     }
+    while (marked)
+        m->seqs[sp[--marked].seq].in_step = false;
+    if (r)
+        return r;
     if (!rows || rows > m->info.max_rows || logits > m->info.max_logits)
         return err_set(e, -EINVAL, "a step of %zu rows and %zu logits (at most %u and %u)", rows, logits,
                        m->info.max_rows, m->info.max_logits);

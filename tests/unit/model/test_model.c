@@ -246,10 +246,49 @@ static void test_limits(void **s)
     assert_non_null(strstr(e.msg, "vocabulary"));
     ids[1] = -1;
     assert_int_equal(model_step(m, &sp, 1, &e), -EINVAL);
+    ids[1] = 0;
+    struct model_span twice[2] = {sp, sp};
+    assert_int_equal(model_step(m, twice, 2, &e), -EINVAL);
+    assert_non_null(strstr(e.msg, "already"));
+    struct kern_slot wide = {.max_rank = 257};
+    sp.pets = &(struct model_pet){.slot = &wide, .weight = 1};
+    sp.n_pets = 1;
+    assert_int_equal(model_step(m, &sp, 1, &e), -EINVAL);
+    assert_non_null(strstr(e.msg, "rank 257"));
     assert_int_equal(seq_len(m, a), 0);
     for (int i = 0; i < 6; i++)
         assert_int_equal(seq_open(m, &c), 0);
     assert_int_equal(seq_open(m, &c), -ENOSPC);
+    model_close(m);
+    tiny_remove(&t);
+}
+
+/* A step appends to pages of the sequence's own alone, and never past max_context, where the last page has room. */
+static void test_reserved(void **s)
+{
+    (void)s;
+    struct tiny t = {.tied = true};
+    tiny_make(&t);
+    struct model_opts o = defaults;
+    o.max_context = 40;
+    struct model *m = open_tiny(&t, o);
+    uint32_t root, twin;
+    int32_t ids[40] = {0};
+    struct err e = {0};
+    assert_int_equal(seq_open(m, &root), 0);
+    assert_int_equal(seq_reserve(m, root, 40), 0);
+    struct model_span sp = {.seq = root, .tokens = ids, .n_tokens = 40};
+    assert_int_equal(model_step(m, &sp, 1, &e), 0);
+    sp.n_tokens = 1;
+    assert_int_equal(model_step(m, &sp, 1, &e), -EINVAL);
+    assert_int_equal(seq_fork(m, root, 40, &twin), 0);
+    seq_truncate(m, twin, 20);
+    sp.seq = twin;
+    assert_int_equal(model_step(m, &sp, 1, &e), -EINVAL); /* its page is root's as well */
+    assert_non_null(strstr(e.msg, "reserved"));
+    assert_int_equal(seq_reserve(m, twin, 21), 0);
+    assert_int_equal(model_step(m, &sp, 1, &e), 0);
+    assert_int_equal(seq_len(m, twin), 21);
     model_close(m);
     tiny_remove(&t);
 }
@@ -275,6 +314,7 @@ int main(void)
         cmocka_unit_test(test_chunks_and_batches),
         cmocka_unit_test(test_fork_truncate),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_reserved),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
