@@ -23,6 +23,7 @@
 
 #define BLOCK_ROWS 64u
 #define MAT_PARTS 3
+#define S8_MAX_K (INT32_MAX / (128 * 127)) /* products of s8 are added in 32 bits */
 
 /* A tensor that gives rows [row0, row0 + n) of a matrix. */
 struct part {
@@ -176,13 +177,18 @@ static int collect(struct loader *l, struct err *e)
     }
     if (r)
         return r;
-    if (c->tied)
-        take(l, "lm_head.weight"); /* some writers repeat it */
+    if (c->tied) { /* some writers repeat it */
+        take(l, "lm_head.weight");
+        take(l, "lm_head.weight_scale");
+    }
     if (l->want == MODEL_INT8 && !l->any_s8)
         return err_param(e, -EINVAL, "precision",
                          "the directory holds no INT8 weights; make one with cpet compress --int8");
     for (size_t i = 0; i < l->n_jobs; i++) {
         l->jobs[i].type = job_type(l, &l->jobs[i]);
+        if (l->jobs[i].type == KERN_S8 && l->jobs[i].k > S8_MAX_K)
+            return err_set(e, -EINVAL, "tensor %s: %u inputs; an INT8 matrix has at most %d",
+                           l->jobs[i].part[0].w->name, l->jobs[i].k, S8_MAX_K);
         l->jobs[i].first_block = l->n_blocks;
         l->n_blocks += (l->jobs[i].n + BLOCK_ROWS - 1) / BLOCK_ROWS;
     }

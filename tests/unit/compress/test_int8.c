@@ -296,6 +296,24 @@ static void test_refused(void **s)
     assert_int_not_equal(compress_int8(&o, NULL, &e), 0);
 }
 
+/* A tied head that the original repeats is quantized like the rest, and the result loads. */
+static void test_repeated_head(void **s)
+{
+    (void)s;
+    struct tiny tied = {.qwen2 = true, .tied = true, .extra = "lm_head.weight"};
+    struct err e = {0};
+    tiny_make(&tied);
+    write_tokenizer(tied.dir);
+    struct compress_opts o = {.dir = tied.dir, .out = out, .force = true, .threads = 1};
+    if (compress_int8(&o, NULL, &e))
+        fail_msg("%s", e.msg);
+    float *logits = malloc(LOGITS * sizeof *logits);
+    assert_non_null(logits);
+    run(out, false, MODEL_INT8, logits);
+    free(logits);
+    tiny_remove(&tied);
+}
+
 /* A weight that is no number is named, and leaves no model behind. */
 static void test_nan(void **s)
 {
@@ -422,8 +440,8 @@ static int stop(void **s)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_smooth),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain),   cmocka_unit_test(test_smooth),
                                        cmocka_unit_test(test_refused), cmocka_unit_test(test_nan),
-                                       cmocka_unit_test(test_damaged)};
+                                       cmocka_unit_test(test_damaged), cmocka_unit_test(test_repeated_head)};
     return cmocka_run_group_tests(tests, start, stop);
 }
