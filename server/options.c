@@ -131,6 +131,9 @@ static int set_number(struct options *o, const struct opt *p, const char *v, con
     if (options_bytes(v, &n) || (p->kind == U32 && v[strspn(v, "0123456789")]))
         return err_param(e, -EINVAL, p->name, "--%s (%s): \"%s\" is not a number%s", p->name, where, v,
                          p->kind == BYTES ? " of bytes (K, M and G may follow it)" : "");
+    if (n < p->min && !p->max)
+        return err_param(e, -EINVAL, p->name, "--%s (%s): %s is below %llu", p->name, where, v,
+                         (unsigned long long)p->min);
     if (n < p->min || (p->max && n > p->max))
         return err_param(e, -EINVAL, p->name, "--%s (%s): %s is outside %llu to %llu", p->name, where, v,
                          (unsigned long long)p->min, (unsigned long long)p->max);

@@ -114,6 +114,7 @@ static void test_bad_usage(void **st)
         {{"--model=/m", "--threads=x"}, "--threads (command line)"},
         {{"--model=/m", "--threads=1K"}, "--threads"},
         {{"--model=/m", "--max-seqs=0"}, "outside"},
+        {{"--model=/m", "--kv-bytes=0"}, "0 is below 1"},
         {{"--model=/m", "--precision=int4"}, "none of int8|bf16|f32"},
         {{"--model=/m", "--pet=x"}, "TASK=PATH"},
         {{"--model=/m", "--kv-bytes="}, "is empty"},
