@@ -109,7 +109,7 @@ int cmd_compress(int argc, char **argv)
     for (int c; !r && (c = getopt_long(argc, argv, "h", table, NULL)) != -1;) {
         if (c == 'h') {
             fputs(help, stdout);
-            return 0;
+            return cmd_done(argv[0]);
         }
         if (c == '?')
             return 2;
@@ -130,8 +130,7 @@ int cmd_compress(int argc, char **argv)
     o.out = argv[optind + 1];
     r = compress_int8(&o, &rep, &e);
     if (r)
-        fprintf(stderr, "cpet compress: %s\n", e.msg);
-    else
-        report(&o, &rep, json);
-    return r ? 1 : 0;
+        return cmd_fail(argv[0], &e);
+    report(&o, &rep, json);
+    return cmd_done(argv[0]);
 }

@@ -44,7 +44,7 @@ static int print_result(const char *argv0, const struct import_opts *o, const st
     printf("%s: %s, %zu parameters in %zu tensors, %s weights as %s (%.1f MB)\n", o->dir, r->architecture, r->n_params,
            r->n_tensors, r->weights, dtype_name(r->dtype), (double)r->bytes / 1e6);
     if (!r->has_tokenizer)
-        printf("no tokenizer: the directory serves token ids only\n");
+        printf("no tokenizer: cpetd needs one; cpet logits takes token ids\n");
     printf("lineage %s\n", weights);
     return cmd_done(argv0);
 }

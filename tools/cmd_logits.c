@@ -79,6 +79,11 @@ static int run(struct backbone *b, const int32_t *ids, uint32_t n, uint32_t chun
     return r;
 }
 
+static const char *precision_name(enum model_precision p)
+{
+    return p == MODEL_INT8 ? "int8" : p == MODEL_BF16 ? "bf16" : "f32";
+}
+
 static int logits_write(struct backbone *b, const char *list, const char *out, uint32_t chunk, bool json, struct err *e)
 {
     int32_t *ids = NULL;
@@ -103,8 +108,8 @@ static int logits_write(struct backbone *b, const char *list, const char *out, u
     if (f && fclose(f) && !r)
         r = err_set(e, -errno, "%s: %s", out, strerror(errno));
     if (!r && json)
-        printf("{\"ids\": %u, \"vocabulary\": %u, \"precision\": %d}\n", n, model_info(b->model)->vocab,
-               model_info(b->model)->precision);
+        printf("{\"ids\": %u, \"vocabulary\": %u, \"precision\": \"%s\"}\n", n, model_info(b->model)->vocab,
+               precision_name(model_info(b->model)->precision));
     free(ids);
     return r;
 }
@@ -129,7 +134,7 @@ int cmd_logits(int argc, char **argv)
     for (int c; !r && (c = getopt_long(argc, argv, "h", table, NULL)) != -1;) {
         if (c == 'h') {
             fputs(help, stdout);
-            return 0;
+            return cmd_done(argv[0]);
         }
         if (c == '?')
             return 2;
@@ -151,7 +156,5 @@ int cmd_logits(int argc, char **argv)
     }
     r = logits_write(&b, ids, out, chunk, json, &e);
     backbone_close(&b);
-    if (r)
-        fprintf(stderr, "cpet logits: %s\n", e.msg);
-    return r ? 1 : 0;
+    return r ? cmd_fail(argv[0], &e) : cmd_done(argv[0]);
 }

@@ -137,7 +137,7 @@ int cmd_ppl(int argc, char **argv)
     for (int c; !r && (c = getopt_long(argc, argv, "h", table, NULL)) != -1;) {
         if (c == 'h') {
             fputs(help, stdout);
-            return 0;
+            return cmd_done(argv[0]);
         }
         if (c == '?')
             return 2;
@@ -160,7 +160,5 @@ int cmd_ppl(int argc, char **argv)
     }
     r = ppl_run(&b, &o, &e);
     backbone_close(&b);
-    if (r)
-        fprintf(stderr, "cpet ppl: %s\n", e.msg);
-    return r ? 1 : 0;
+    return r ? cmd_fail(argv[0], &e) : cmd_done(argv[0]);
 }
