@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
+#include <float.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -67,7 +68,7 @@ static float row_scale(const float *row, size_t k)
         m = fabsf(row[j]) > m ? fabsf(row[j]) : m;
     }
     float s = m / 127.0f;
-    return s > 0 ? s : 1.0f; /* a row of zeros, or of numbers too small to divide by */
+    return s >= FLT_MIN ? s : 1.0f; /* a row of zeros, or of numbers too small: a denormal scale is too coarse */
 }
 
 static int fill(void *ctx, size_t off, size_t n, void *dst)
@@ -256,7 +257,19 @@ static int write_config(const struct compress_opts *o, struct err *e)
     return r;
 }
 
-/* Everything else that belongs to a model directory goes along: tokenizer, templates, generation settings, lineage. */
+/* Removes what an earlier result left: it would be read beside weights that it was not made for. */
+static int drop(const char *dir, const char *name, struct err *e)
+{
+    char *path = path_join(dir, name);
+    int r = path ? 0 : err_set(e, -ENOMEM, "out of memory");
+    if (path && unlink(path) && errno != ENOENT)
+        r = err_set(e, -errno, "%s: %s", path, strerror(errno));
+    free(path);
+    return r;
+}
+
+/* Everything else that belongs to a model directory goes along: tokenizer, templates, generation settings, lineage.
+ * What DIR does not have, OUT does not keep. */
 static int copy_beside(const struct compress_opts *o, struct err *e)
 {
     static const char *const names[] = {"tokenizer.json",
@@ -272,11 +285,13 @@ static int copy_beside(const struct compress_opts *o, struct err *e)
         char *from = path_join(o->dir, names[i]), *to = path_join(o->out, names[i]), *text = NULL;
         size_t n = 0;
         r = from && to ? 0 : err_set(e, -ENOMEM, "out of memory");
-        if (!r && !access(from, F_OK)) {
+        bool there = !r && !access(from, F_OK);
+        if (there)
             r = file_read(from, (size_t)1 << 30, &text, &n, e);
-            if (!r)
-                r = file_write_atomic(to, text, n, 0644, e);
-        }
+        if (there && !r)
+            r = file_write_atomic(to, text, n, 0644, e);
+        if (!there && !r)
+            r = drop(o->out, names[i], e);
         free(text);
         free(from);
         free(to);
@@ -325,17 +340,6 @@ static int read_calib(const struct compress_opts *o, char **text, size_t *n, str
     *text = strdup(compress_calib_text);
     *n = strlen(compress_calib_text);
     return *text ? 0 : err_set(e, -ENOMEM, "out of memory");
-}
-
-/* Removes what an earlier result left: it would be read beside weights that it was not made for. */
-static int drop(const char *dir, const char *name, struct err *e)
-{
-    char *path = path_join(dir, name);
-    int r = path ? 0 : err_set(e, -ENOMEM, "out of memory");
-    if (path && unlink(path) && errno != ENOENT)
-        r = err_set(e, -errno, "%s: %s", path, strerror(errno));
-    free(path);
-    return r;
 }
 
 static int check_out(const struct compress_opts *o, struct err *e)

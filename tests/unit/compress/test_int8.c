@@ -270,6 +270,11 @@ static void test_smooth(void **s)
         fail_msg("%s", e.msg);
     assert_false(there("cpet/sites.safetensors"));
     assert_true(check_results() < 0.12);
+    in_out("cpet.json", sites); /* nor does it keep a lineage that DIR does not have */
+    assert_int_equal(file_write_atomic(sites, "{}", 2, 0644, &e), 0);
+    if (compress(false, true, &e))
+        fail_msg("%s", e.msg);
+    assert_false(there("cpet.json"));
 }
 
 static void test_refused(void **s)
