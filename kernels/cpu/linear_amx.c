@@ -75,8 +75,8 @@ BLOCK_FN void finish_tile(const struct cpu_linear *a, const int32_t *sums, uint3
         float *y = a->y + (size_t)r * a->ldy + n;
         const size_t ldy = a->ldy;
         const __m512 w_scale = bf16 ? _mm512_setzero_ps() : _mm512_loadu_ps(a->scale + n);
-        const float *x_scale = a->x_scale + r;
-        const int32_t *x_sum = a->x_sum + r;
+        const float *x_scale = bf16 ? NULL : a->x_scale + r;
+        const int32_t *x_sum = bf16 ? NULL : a->x_sum + r;
         for (uint32_t i = 0; i < rows; i++, y += ldy) {
             __m512i v = _mm512_load_si512(sums + 16 * i);
             __m512 f = _mm512_castsi512_ps(v);
