@@ -114,6 +114,25 @@ static int make_tmp(struct import_job *j, struct err *e)
     return r;
 }
 
+/* Removes from DIR what a model that was there had and this one may not have: a site map, a recovery module or a chat
+ * template would be read beside weights that they were not made for. */
+static int drop_old(const struct import_job *j)
+{
+    static const char *const names[] = {"cpet/sites.safetensors",  "recovery.safetensors", "chat_template.jinja",
+                                        "chat_template.json",      "tokenizer.json",       "tokenizer_config.json",
+                                        "special_tokens_map.json", "added_tokens.json"};
+    int r = 0;
+    for (size_t i = 0; !r && i < sizeof names / sizeof *names; i++) {
+        char *path = path_join(j->dir, names[i]);
+        if (!path)
+            r = -ENOMEM;
+        else if (unlink(path) && errno != ENOENT)
+            r = -errno;
+        free(path);
+    }
+    return r;
+}
+
 static int take_place(struct import_job *j, struct err *e)
 {
     int r = 0;
@@ -127,6 +146,8 @@ static int take_place(struct import_job *j, struct err *e)
     r = last_from && last ? 0 : -ENOMEM;
     if (!r && unlink(last) && errno != ENOENT) /* until the new one is there, the directory is not a whole import */
         r = -errno;
+    if (!r)
+        r = drop_old(j);
     if (!r)
         r = each_entry(j->tmp, move_one, j);
     if (!r && rename(last_from, last))

@@ -391,7 +391,18 @@ static void test_existing_directory(void **s)
     assert_int_equal(run(src, dst, -1, false, NULL, &e), 0); /* an empty one is fine */
     assert_int_equal(run(src, dst, -1, false, NULL, &e), -EEXIST);
     put(plain, "notes.txt", "mine");
+    char *cpet_dir = path_join(plain, "cpet"), *sites = path_join(cpet_dir, "sites.safetensors");
+    assert_int_equal(dir_make(cpet_dir, &e), 0);
+    put(cpet_dir, "sites.safetensors", "of other weights");
+    put(plain, "recovery.safetensors", "of other weights");
     assert_int_equal(run(src, dst, DT_BF16, true, NULL, &e), 0);
+    assert_int_not_equal(stat(sites, &st), 0);
+    assert_int_equal(rmdir(cpet_dir), 0);
+    free(sites);
+    sites = path_join(plain, "recovery.safetensors");
+    assert_int_not_equal(stat(sites, &st), 0);
+    free(sites);
+    free(cpet_dir);
     only("src", "out");
     char *notes = path_join(plain, "notes.txt"), *cpet = path_join(plain, "cpet.json");
     assert_int_equal(stat(notes, &st), 0);
