@@ -360,8 +360,17 @@ static int fill_head(struct call *c)
     return c->head.id && c->prompt && c->gen ? 0 : -ENOMEM;
 }
 
+/* The body was read: a request may wait and run for minutes without it. */
+static void drop_body(struct call *c)
+{
+    http_body_done(c->r);
+    free(c->body_copy);
+    c->body = c->body_copy = NULL;
+}
+
 static void after_parse(struct call *c, int rc, struct err *e)
 {
+    drop_body(c);
     if (rc) {
         fail_by_code(c, rc, e);
         return;
