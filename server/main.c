@@ -222,6 +222,21 @@ static char *backbone_name(const struct options *o)
     return name;
 }
 
+static int check_names(const struct cpetd *c, struct err *e)
+{
+    int rc = task_check_id(c->sv.name, e);
+    if (rc)
+        return err_prefix(e, rc, "the backbone's name \"%s\" (--name sets another)", c->sv.name);
+    for (size_t i = 0; !rc && i < c->o.n_pets; i++) {
+        const char *id = c->o.pet_task[i];
+        if (!strcmp(id, c->sv.name))
+            rc = err_param(e, -EEXIST, "pet", "--pet: \"%s\" is the backbone's name", id);
+        else if ((rc = task_check_id(id, e)))
+            err_prefix(e, rc, "--pet \"%s\"", id);
+    }
+    return rc;
+}
+
 /* Keys and names: what --check-config looks at beyond options_check. */
 static int prepare(struct cpetd *c, struct err *e)
 {
@@ -243,10 +258,7 @@ static int prepare(struct cpetd *c, struct err *e)
         rc = keys_admin_load(c->o.admin_key, &sv->admin_key, e);
         sv->has_admin_key = !rc;
     }
-    for (size_t i = 0; !rc && i < c->o.n_pets; i++)
-        if (!strcmp(c->o.pet_task[i], sv->name))
-            rc = err_param(e, -EEXIST, "pet", "--pet: \"%s\" is the backbone's name", sv->name);
-    return rc;
+    return rc ? rc : check_names(c, e);
 }
 
 static int serve(struct cpetd *c)

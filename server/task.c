@@ -99,7 +99,7 @@ void tasks_free(struct tasks *t)
     free(t);
 }
 
-static int check_id(const char *id, struct err *e)
+int task_check_id(const char *id, struct err *e)
 {
     size_t n = strlen(id);
     if (!n || n > TASK_ID_MAX)
@@ -144,7 +144,7 @@ static int fill_settings(struct task_version *v, const struct task_spec *s, stru
 
 static int make_version(const struct task_spec *s, struct task_version **out, struct err *e)
 {
-    int rc = check_id(s->id, e);
+    int rc = task_check_id(s->id, e);
     for (uint32_t i = 0; !rc && i < s->n_modules; i++)
         if (!isfinite(s->weight[i]))
             rc = err_param(e, -EINVAL, "modules", "a module's weight is not a finite number");

@@ -71,6 +71,8 @@ struct tasks;
 struct tasks *tasks_create(void);
 void tasks_free(struct tasks *t); /* takes NULL; versions in use live on */
 
+/* Whether a task may have that name: -EINVAL with what is wrong. Any thread. */
+int task_check_id(const char *id, struct err *e);
 /* Adds a task, or (replace) points an old one to a new version. -EEXIST, -EINVAL with what is wrong. */
 int tasks_put(struct tasks *t, const struct task_spec *s, bool replace, struct err *e);
 /* 0 or -ENOENT. */
