@@ -107,7 +107,7 @@ static int print_compound(struct tctx *c, struct tv v, struct buf *out)
         return rc;
     case TV_RANGE:
         buf_printf(out, "range(%lld, %lld", (long long)v.l->start,
-                   (long long)(v.l->start + (int64_t)v.l->n * v.l->step));
+                   (long long)((uint64_t)v.l->start + v.l->n * (uint64_t)v.l->step));
         if (v.l->step != 1)
             buf_printf(out, ", %lld", (long long)v.l->step);
         buf_puts(out, ")");

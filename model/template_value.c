@@ -748,8 +748,13 @@ int tv_slice(struct tctx *c, struct tv v, const struct tv bound[3], struct tv *o
     struct tlist *l = list_make(c, v.kind == TV_RANGE ? 0 : count);
     if (!l)
         return -E2BIG;
-    if (v.kind == TV_RANGE)
-        *l = (struct tlist){.n = count, .start = v.l->start + start * v.l->step, .step = v.l->step * step};
+    if (v.kind == TV_RANGE) {
+        int64_t first, by;
+        if (__builtin_mul_overflow(start, v.l->step, &first) || __builtin_add_overflow(first, v.l->start, &first) ||
+            __builtin_mul_overflow(step, v.l->step, &by))
+            return rfail(c, "an integer grew beyond 64 bits");
+        *l = (struct tlist){.n = count, .start = first, .step = by};
+    }
     for (size_t i = 0; v.kind != TV_RANGE && i < count; i++)
         l->v[i] = v.l->v[start + (int64_t)i * step];
     *out = tv_of_list((enum tv_kind)v.kind, l);

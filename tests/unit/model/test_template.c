@@ -64,6 +64,7 @@ static void refusals(void **state)
         {"{{ 2 ** 63 }}", "64 bits"},
         {"{{ 9223372036854775807 + 1 }}", "64 bits"},
         {"{{ range(1000000) }}", "range too big"},
+        {"{{ range(9)[::2147483647][::2147483647][::2147483647] }}", "beyond 64 bits"},
         {"{{ namespace(_a=1) }}", "_a"},
         {"{{ [].append(1) }}", "append"},
     };
