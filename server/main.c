@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include <sodium.h>
@@ -21,6 +22,7 @@
 #include "server/server.h"
 
 #define DRAIN_LOOK_MS 10
+#define DESCRIPTORS 32768  /* three a connection (http_front.c), 4,096 connections a listener, and room */
 #define LAST_BYTES_MS 1000 /* for what is still queued to clients when the draining time is over */
 
 extern char **environ;
@@ -192,6 +194,16 @@ static int start_listening(struct cpetd *c, struct err *e)
     return 0;
 }
 
+/* The usual soft limit of 1,024 would hold 340 connections, fewer than the queue takes. */
+static void raise_descriptors(void)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l) || l.rlim_cur >= DESCRIPTORS)
+        return;
+    l.rlim_cur = l.rlim_max < DESCRIPTORS ? l.rlim_max : DESCRIPTORS;
+    setrlimit(RLIMIT_NOFILE, &l); /* where it is refused, the listener takes fewer */
+}
+
 static int start_engine(struct cpetd *c, struct err *e)
 {
     struct engine_opts eo = {.prefill_chunk = c->o.prefill_chunk,
@@ -264,6 +276,7 @@ static int prepare(struct cpetd *c, struct err *e)
 static int serve(struct cpetd *c)
 {
     struct err e;
+    raise_descriptors();
     uv_loop_init(&c->loop);
     uv_timer_init(&c->loop, &c->drain);
     c->drain.data = c;
