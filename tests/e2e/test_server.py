@@ -525,6 +525,7 @@ def test_exit_codes():
             (m + ["--check-config"], 0, "fine"), (m + ["--threads", "many"], 2, "--threads"),
             (m + ["--listen", "0.0.0.0:0"], 78, "loopback"), (m + ["--device", "cuda:0"], 78, "no CUDA"),
             (m + ["--admin-key", loose], 78, "0600"), (m + ["--config", bad], 78, "line 1"),
+            (m + ["--name", "a b", "--check-config"], 78, "blanks"),
             (m + ["--pet", "a=/nowhere"], 78, "/nowhere"), (["--model", "/nowhere"], 78, "/nowhere"),
             (["--model", empty, "--listen", "127.0.0.1:0"], 1, empty),
             (m + ["--kv-bytes", "1K", "--listen", "127.0.0.1:0"], 78, "KV"),
