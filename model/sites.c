@@ -103,14 +103,19 @@ static int read_scales(struct model *m, struct err *e)
     if (!r && !(m->site_scales = malloc(total * sizeof(float))))
         r = err_set(e, -ENOMEM, "out of memory");
     float *at = m->site_scales;
+    size_t read = 0;
     for (uint32_t s = 0; !r && s < m->target.n_sites; s++) {
         struct pet_site *p = &m->sites[s];
         r = read_scale(f, p, "in_scale", p->k, &at, &p->in_scale, e);
         if (!r)
             r = read_scale(f, p, "out_scale", p->n, &at, &p->out_scale, e);
+        read += (p->in_scale != NULL) + (p->out_scale != NULL);
         if (r)
             err_prefix(e, r, "%s", path);
     }
+    if (!r && read != st_count(f)) /* what is not understood would change the modules */
+        r = err_set(e, -EINVAL, "%s: %zu of its %zu tensors are scales of this model's linears", path, read,
+                    st_count(f));
     st_close(f);
     free(path);
     return r;

@@ -338,9 +338,10 @@ static void test_nan(void **s)
     tiny_remove(&bad);
 }
 
-/* Copies a safetensors file with one tensor's first four bytes set to v (a row taken off, with RESHAPE), or without it.
+/* Copies a safetensors file with one tensor's first four bytes set to v (a row taken off, with RESHAPE; another name,
+ * with RENAME), or without it.
  */
-enum damage { SET, DROP, RESHAPE };
+enum damage { SET, DROP, RESHAPE, RENAME };
 
 static void damage(const char *from, const char *to, const char *name, enum damage how, float v)
 {
@@ -363,6 +364,7 @@ static void damage(const char *from, const char *to, const char *name, enum dama
             memcpy(bytes, &v, sizeof v);
             t[n].data = bytes;
             t[n].shape[0] -= how == RESHAPE;
+            t[n].name = how == RENAME ? "layers.0.q.in_index" : a->name;
         }
         n++;
     }
@@ -393,6 +395,7 @@ static void test_damaged(void **s)
         {true, "layers.0.q.in_scale", SET, NAN, "layers.0.q.in_scale: element 0 is not a positive"},
         {true, "layers.1.up.out_scale", SET, 0, "layers.1.up.out_scale: element 0 is not a positive"},
         {true, "layers.0.down.in_scale", SET, -1, "layers.0.down.in_scale: element 0 is not a positive"},
+        {true, "layers.0.q.in_scale", RENAME, 1, "of its "},
         {true, "layers.0.gate.in_scale", RESHAPE, 1, "layers.0.gate.in_scale: not F32 of shape [64]"},
     };
     char path[2][160], kept[2][400];
