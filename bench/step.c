@@ -132,8 +132,10 @@ static int decode(struct backbone *b, const struct opts *o, uint32_t rows, const
     uint64_t ns[KERN_OP_KINDS];
     double *ms = calloc(o->steps, sizeof *ms);
     int r = ms ? 0 : err_set(e, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < rows; i++)
+        sp[i].seq = MODEL_NO_SEQ;
     for (uint32_t i = 0; !r && i < rows; i++) {
-        uint32_t seq;
+        uint32_t seq = MODEL_NO_SEQ;
         if (seq_open(b->model, &seq) || seq_reserve(b->model, seq, o->context + o->steps + 2))
             r = err_set(e, -ENOSPC, "no room for %u sequences of %u tokens", rows, o->context + o->steps);
         else
@@ -175,7 +177,7 @@ static int prefill(struct backbone *b, const struct opts *o, struct err *e)
     int32_t ids[MAX_ROWS];
     uint64_t ns[KERN_OP_KINDS];
     double ms[64];
-    uint32_t steps = o->steps < 64 ? o->steps : 64, seq;
+    uint32_t steps = o->steps < 64 ? o->steps : 64, seq = MODEL_NO_SEQ;
     for (uint32_t i = 0; i < o->prefill; i++)
         ids[i] = token(i, model_info(b->model)->vocab);
     int r = seq_open(b->model, &seq) || seq_reserve(b->model, seq, o->prefill)
