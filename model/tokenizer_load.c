@@ -215,7 +215,7 @@ static int open_sides(struct tok *t, const char *dir, struct err *e)
         !(rc = side_json(dir, "generation_config.json", &generation, e)) &&
         !(rc = side_json(dir, "config.json", &model, e)) && !(rc = tok_config_apply(t, config, map, e)))
         rc = tok_config_eos(t, generation, model, e);
-    if (!rc && !t->chat_template.data)
+    if (!rc) /* it comes before a template in tokenizer_config.json, as in transformers */
         rc = side_template(t, dir, e);
     json_decref(config);
     json_decref(map);

@@ -346,6 +346,12 @@ static void test_open(void **state)
     assert_string_equal(tok_eos_text(t), "<e>");
     eos = tok_eos_ids(t, &n);
     assert_true(n == 2 && eos[0] == 5 && eos[1] == 2);
+    assert_string_equal(tok_chat_template(t, &n), "J"); /* the file comes first */
+    tok_close(t);
+    char *jinja = path_join(dir, names[5]);
+    assert_int_equal(unlink(jinja), 0);
+    free(jinja);
+    assert_int_equal(tok_open(dir, &t, &e), 0);
     assert_string_equal(tok_chat_template(t, &n), "D");
     tok_close(t);
     static const char *const bad[][2] = {{"generation_config.json", "{\"eos_token_id\":\"x\"}"},
