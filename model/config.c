@@ -20,11 +20,14 @@ static int read_rope(const json_t *o, struct model_config *c, struct err *e)
 {
     static const double theta_def = 10000.0, one = 1.0;
     json_t *params, *scaling;
+    double whole;
     int r = json_get_object(o, "rope_parameters", false, &params, e);
     if (!r)
         r = json_get_object(o, "rope_scaling", false, &scaling, e);
     if (!r)
         r = json_get_f64(o, "rope_theta", 1.0, 1e12, &theta_def, &c->rope_theta, e);
+    if (!r)
+        r = json_get_f64(params ? params : o, "partial_rotary_factor", 1.0, 1.0, &one, &whole, e);
     if (r)
         return r;
     const json_t *s = scaling;

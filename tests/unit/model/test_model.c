@@ -48,6 +48,8 @@ static void test_bad_directories(void **s)
         {{.config = "{\"model_type\": \"llama\", \"hidden_act\": \"gelu\"}"}, "gelu is not supported"},
         {{.config = "{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2}}"},
          "yarn is not supported"},
+        {{.config = "{\"model_type\": \"llama\", \"rope_parameters\": {\"partial_rotary_factor\": 0.5}}"},
+         "partial_rotary_factor"},
         {{.config = "{\"model_type\": \"llama\", \"num_hidden_layers\": 1e9}"}, "num_hidden_layers"},
         {{.config = "{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 64, \"intermediate_size\": "
                     "96, \"num_attention_heads\": 3, \"num_key_value_heads\": 2, \"vocab_size\": 9, "
