@@ -18,7 +18,7 @@
 struct compress_opts {
     const char *dir, *out; /* Hugging Face directories; out is made and must be empty, or hold an earlier result */
     bool smooth;
-    float alpha;           /* 0 to 1; 0.5 */
+    float alpha;           /* 0 to 1; 0.6 */
     const char *calib;     /* a UTF-8 text file; NULL: the text that ships with the program */
     uint32_t calib_tokens; /* how much of it to use; 0: 2048 */
     bool head_float;       /* keep head and embeddings in bf16 */

@@ -13,7 +13,7 @@ static const char help[] = "Usage: cpet compress DIR OUT --int8 [options]\n\n"
                            "Writes DIR (an uncompressed Hugging Face directory) to OUT with INT8 weights.\n\n"
                            "  --int8              W8A8: weights an output channel, activations a token\n"
                            "  --no-smooth         do not move activation outliers into the weights\n"
-                           "  --alpha A           how far smoothing goes, 0 to 1 (default 0.5)\n"
+                           "  --alpha A           how far smoothing goes, 0 to 1 (default 0.6)\n"
                            "  --calib FILE        text to calibrate smoothing on (default: a small one that ships)\n"
                            "  --calib-tokens N    how much of it (default 2048)\n"
                            "  --head bf16|int8    the head and embeddings (default int8)\n"
@@ -102,7 +102,7 @@ int cmd_compress(int argc, char **argv)
                                           {"help", no_argument, NULL, 'h'},
                                           {0}};
     int last = -1, r = 0;
-    struct compress_opts o = {.smooth = true, .alpha = 0.5f, .progress = show, .ctx = &last};
+    struct compress_opts o = {.smooth = true, .alpha = 0.6f, .progress = show, .ctx = &last};
     struct compress_report rep;
     struct err e = {0};
     bool int8 = false, json = false;
