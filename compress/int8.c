@@ -22,6 +22,7 @@
 #include "common/num.h"
 #include "compress/smooth.h"
 #include "formats/json.h"
+#include "model/sites.h"
 
 /* How one output tensor comes from its source. */
 struct item {
@@ -104,15 +105,13 @@ static int fill(void *ctx, size_t off, size_t n, void *dst)
 /* The site of "model.layers.N.self_attn.q_proj", or UINT32_MAX. */
 static uint32_t site_of(const char *module)
 {
-    static const char *const kinds[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                        "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
     unsigned layer;
     int used = 0;
     if (sscanf(module, "model.layers.%u.%n", &layer, &used) != 1 || !used)
         return UINT32_MAX;
-    for (uint32_t k = 0; k < 7; k++)
-        if (!strcmp(module + used, kinds[k]))
-            return layer * 7 + k;
+    for (uint32_t k = 0; k < SITE_KINDS; k++)
+        if (!strcmp(module + used, site_modules[k]))
+            return layer * SITE_KINDS + k;
     return UINT32_MAX;
 }
 
@@ -124,8 +123,8 @@ static uint32_t norm_of(const char *name)
     if (sscanf(name, "model.layers.%u.%n", &layer, &used) != 1 || !used)
         return UINT32_MAX;
     if (!strcmp(name + used, "input_layernorm.weight"))
-        return layer * 7;
-    return strcmp(name + used, "post_attention_layernorm.weight") ? UINT32_MAX : layer * 7 + 4;
+        return layer * SITE_KINDS + SITE_Q;
+    return strcmp(name + used, "post_attention_layernorm.weight") ? UINT32_MAX : layer * SITE_KINDS + SITE_GATE;
 }
 
 static struct item *item_add(struct job *j, const struct st_tensor *t, const char *name)
@@ -302,7 +301,6 @@ static int copy_beside(const struct compress_opts *o, struct err *e)
 /* The scales as "layers.N.q.in_scale": the names of the site map. */
 static int write_sites(const struct job *j, struct err *e)
 {
-    static const char *const kinds[] = {"q", "k", "v", "o", "gate", "up", "down"};
     struct st_out *t = calloc(2 * (size_t)j->sm.n_sites + 1, sizeof *t);
     char(*names)[48] = calloc(2 * (size_t)j->sm.n_sites + 1, sizeof *names);
     char *dir = path_join(j->o->out, "cpet"), *path = path_join(j->o->out, "cpet/sites.safetensors");
@@ -317,7 +315,7 @@ static int write_sites(const struct job *j, struct err *e)
             const float *v = out ? it->out : it->in;
             if (!v)
                 continue;
-            snprintf(names[n], sizeof names[n], "layers.%u.%s.%s", site / 7, kinds[site % 7],
+            snprintf(names[n], sizeof names[n], "layers.%u.%s.%s", site / SITE_KINDS, site_names[site % SITE_KINDS],
                      out ? "out_scale" : "in_scale");
             t[n] = (struct st_out){
                 .name = names[n], .type = DT_F32, .ndim = 1, .shape = {it->src->shape[!out]}, .data = v};

@@ -17,12 +17,11 @@
 #include <string.h>
 
 #include "model/config.h"
+#include "model/sites.h"
 #include "model/tokenizer.h"
 
 #define WINDOW 512u
 #define DEFAULT_TOKENS 2048u
-#define PER_LAYER 7u
-enum { S_Q, S_K, S_V, S_O, S_GATE, S_UP, S_DOWN };
 
 struct collector {
     const struct pet_target *t;
@@ -124,8 +123,8 @@ static float *inverse(const float *s, uint32_t n)
 static int share_values(const struct pet_target *t, uint32_t base, uint32_t head_dim, struct smooth_site *site,
                         struct err *e)
 {
-    uint32_t k = t->sites[base + S_O].k, n = t->sites[base + S_V].n, group = k / n;
-    float *o = site[base + S_O].in, *v = calloc(n, sizeof *v);
+    uint32_t k = t->sites[base + SITE_O].k, n = t->sites[base + SITE_V].n, group = k / n;
+    float *o = site[base + SITE_O].in, *v = calloc(n, sizeof *v);
     if (!v)
         return err_set(e, -ENOMEM, "out of memory");
     for (uint32_t j = 0; j < k; j++) {
@@ -136,7 +135,7 @@ static int share_values(const struct pet_target *t, uint32_t base, uint32_t head
         o[j] = v[j / head_dim / group * head_dim + j % head_dim];
     for (uint32_t c = 0; c < n; c++)
         v[c] = 1.0f / v[c];
-    site[base + S_V].out = v;
+    site[base + SITE_V].out = v;
     return 0;
 }
 
@@ -149,26 +148,27 @@ static float *copy(const float *s, uint32_t n)
 static int layer_scales(const struct collector *c, const struct st_file *f, uint32_t l, uint32_t head_dim, float alpha,
                         struct smooth *out, struct err *e)
 {
-    uint32_t b = l * PER_LAYER;
+    uint32_t b = l * SITE_KINDS;
     const struct pet_site *s = c->t->sites;
     struct smooth_site *o = out->site;
-    int r = group_scales(c, f, b + S_Q, b + S_V, alpha, &o[b + S_Q].in, e);
+    int r = group_scales(c, f, b + SITE_Q, b + SITE_V, alpha, &o[b + SITE_Q].in, e);
     if (!r)
-        r = group_scales(c, f, b + S_GATE, b + S_UP, alpha, &o[b + S_GATE].in, e);
+        r = group_scales(c, f, b + SITE_GATE, b + SITE_UP, alpha, &o[b + SITE_GATE].in, e);
     if (!r)
-        r = group_scales(c, f, b + S_O, b + S_O, alpha, &o[b + S_O].in, e);
+        r = group_scales(c, f, b + SITE_O, b + SITE_O, alpha, &o[b + SITE_O].in, e);
     if (!r)
-        r = group_scales(c, f, b + S_DOWN, b + S_DOWN, alpha, &o[b + S_DOWN].in, e);
+        r = group_scales(c, f, b + SITE_DOWN, b + SITE_DOWN, alpha, &o[b + SITE_DOWN].in, e);
     if (!r)
         r = share_values(c->t, b, head_dim, o, e);
     if (r)
         return r;
-    o[b + S_K].in = copy(o[b + S_Q].in, s[b].k);
-    o[b + S_V].in = copy(o[b + S_Q].in, s[b].k);
-    o[b + S_UP].in = copy(o[b + S_GATE].in, s[b + S_UP].k);
-    o[b + S_UP].out = inverse(o[b + S_DOWN].in, s[b + S_UP].n);
-    return o[b + S_K].in && o[b + S_V].in && o[b + S_UP].in && o[b + S_UP].out ? 0
-                                                                               : err_set(e, -ENOMEM, "out of memory");
+    o[b + SITE_K].in = copy(o[b + SITE_Q].in, s[b].k);
+    o[b + SITE_V].in = copy(o[b + SITE_Q].in, s[b].k);
+    o[b + SITE_UP].in = copy(o[b + SITE_GATE].in, s[b + SITE_UP].k);
+    o[b + SITE_UP].out = inverse(o[b + SITE_DOWN].in, s[b + SITE_UP].n);
+    return o[b + SITE_K].in && o[b + SITE_V].in && o[b + SITE_UP].in && o[b + SITE_UP].out
+               ? 0
+               : err_set(e, -ENOMEM, "out of memory");
 }
 
 static int collect(const struct compress_opts *o, struct model *m, const char *text, size_t len, struct collector *c,

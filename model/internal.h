@@ -9,9 +9,7 @@
 
 #include "model/config.h"
 #include "model/model.h"
-
-/* The linears of a layer, in site order: site = layer * SITE_KINDS + kind; the head comes after all layers. */
-enum site_kind { SITE_Q, SITE_K, SITE_V, SITE_O, SITE_GATE, SITE_UP, SITE_DOWN, SITE_KINDS };
+#include "model/sites.h"
 
 struct layer {
     struct kern_mat qkv, o, gate_up, down;

@@ -17,10 +17,10 @@
 #include "formats/json.h"
 #include "formats/safetensors.h"
 
-static const char *const site_names[SITE_KINDS] = {"q", "k", "v", "o", "gate", "up", "down"};
-static const char *const site_modules[SITE_KINDS] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                                                     "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
-                                                     "mlp.down_proj"};
+const char *const site_names[SITE_KINDS] = {"q", "k", "v", "o", "gate", "up", "down"};
+const char *const site_modules[SITE_KINDS] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                              "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
+                                              "mlp.down_proj"};
 
 static void site_shape(const struct model_config *c, uint32_t l, enum site_kind s, uint32_t *k, uint32_t *n)
 {

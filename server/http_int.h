@@ -31,7 +31,7 @@ struct http_conn {
     struct http_conn *done_next; /* in s->done */
     int fd, pair;                /* the client; our end towards libmicrohttpd, -1: none */
     uv_poll_t client_poll, pair_poll;
-    int client_events, pair_events; /* polled for now */
+    int client_events, pair_events; /* what each socket is polled for at present */
     unsigned refs;                  /* open handles, libmicrohttpd's side, the list */
     enum conn_state state;
     bool closed, over, completed, in_done, keep_alive, chunked;

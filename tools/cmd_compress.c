@@ -121,11 +121,9 @@ int cmd_compress(int argc, char **argv)
             r = option(&o, c, optarg, &e);
     }
     if (!r && (argc - optind != 2 || !int8))
-        r = err_set(&e, -EINVAL, "DIR, OUT and --int8 are needed (cpet compress --help)");
-    if (r) {
-        fprintf(stderr, "cpet compress: %s\n", e.msg);
-        return 2;
-    }
+        r = err_set(&e, -EINVAL, "DIR, OUT and --int8 are needed");
+    if (r)
+        return cmd_usage(argv[0], "%s", e.msg);
     o.dir = argv[optind];
     o.out = argv[optind + 1];
     r = compress_int8(&o, &rep, &e);

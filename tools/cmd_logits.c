@@ -149,11 +149,9 @@ int cmd_logits(int argc, char **argv)
                                : backbone_option(&b, c, optarg, &e);
     }
     if (!r && (optind != argc || !ids || !out || !b.dir))
-        r = err_set(&e, -EINVAL, "--model, --ids and --out are needed, and nothing else (cpet logits --help)");
-    if (r) {
-        fprintf(stderr, "cpet logits: %s\n", e.msg);
-        return 2;
-    }
+        r = err_set(&e, -EINVAL, "--model, --ids and --out are needed, and nothing else");
+    if (r)
+        return cmd_usage(argv[0], "%s", e.msg);
     r = logits_write(&b, ids, out, chunk, json, &e);
     backbone_close(&b);
     return r ? cmd_fail(argv[0], &e) : cmd_done(argv[0]);

@@ -153,11 +153,9 @@ int cmd_ppl(int argc, char **argv)
             r = backbone_option(&b, c, optarg, &e);
     }
     if (!r && (optind != argc || !o.text || !o.window || !b.dir))
-        r = err_set(&e, -EINVAL, "--model, --text and --window are needed, and nothing else (cpet ppl --help)");
-    if (r) {
-        fprintf(stderr, "cpet ppl: %s\n", e.msg);
-        return 2;
-    }
+        r = err_set(&e, -EINVAL, "--model, --text and --window are needed, and nothing else");
+    if (r)
+        return cmd_usage(argv[0], "%s", e.msg);
     r = ppl_run(&b, &o, &e);
     backbone_close(&b);
     return r ? cmd_fail(argv[0], &e) : cmd_done(argv[0]);
