@@ -13,15 +13,23 @@
 #include "server/engine.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "server/scheduler.h"
 
 /* A generation whose ring is full waits for the loop; look again after this long. */
 #define STUCK_WAIT_NS 2000000u
+
+/* How much lower the priority of the compute threads is, and how long a turn they ask for. */
+#define NICER 10
+#define TURN_NS 5000000u
 
 const uint32_t engine_bucket_us[ENGINE_BUCKETS - 1] = {500,   1000,   2000,   5000,   10000,   20000,   30000,  50000,
                                                        75000, 100000, 200000, 500000, 1000000, 2000000, 5000000};
@@ -187,10 +195,32 @@ static int load_all(struct engine *en, struct err *e)
     return rc;
 }
 
+/* What struct sched_attr of the kernel begins with. */
+struct turn_attr {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+};
+
+/* Makes this thread and those it starts (the compute threads) give way: with all processors busy computing, the
+ * loop's thread and the clients on the machine come to run soon after they wake. The lower priority counts only
+ * beside other threads that want the processor; the long turn is what kernels from 6.12 on understand. A system that
+ * refuses leaves things as they are. */
+static void give_way(void)
+{
+    struct turn_attr a = {.size = sizeof a, .policy = SCHED_OTHER, .runtime = TURN_NS};
+    int nice = getpriority(PRIO_PROCESS, 0) + NICER;
+    a.nice = nice < 19 ? nice : 19;
+    (void)syscall(SYS_sched_setattr, 0, &a, 0u);
+}
+
 static void *engine_main(void *arg)
 {
     struct engine *en = arg;
     struct err e = {0};
+    give_way();
     int rc = load_all(en, &e);
     pthread_mutex_lock(&en->out);
     en->load_rc = rc;
