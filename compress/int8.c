@@ -239,7 +239,8 @@ static json_t *quantization_config(bool head_float)
                      1);
 }
 
-static int write_config(const struct compress_opts *o, struct err *e)
+/* config.json: sites_hash NULL where there is no site map, so that a lost or exchanged one is noticed at load. */
+static int write_config(const struct compress_opts *o, const char *sites_hash, struct err *e)
 {
     char *from = path_join(o->dir, "config.json"), *to = path_join(o->out, "config.json");
     json_t *c = NULL;
@@ -247,6 +248,8 @@ static int write_config(const struct compress_opts *o, struct err *e)
     if (!r && json_object_get(c, "quantization_config"))
         r = err_set(e, -EINVAL, "%s: the backbone is quantized already (\"quantization_config\")", from);
     if (!r && json_object_set_new(c, "quantization_config", quantization_config(o->head_float)))
+        r = err_set(e, -ENOMEM, "out of memory");
+    if (!r && sites_hash && json_object_set_new(c, "cpet_sites_hash", json_string(sites_hash)))
         r = err_set(e, -ENOMEM, "out of memory");
     if (!r)
         r = json_write_file(to, c, e);
@@ -298,8 +301,21 @@ static int copy_beside(const struct compress_opts *o, struct err *e)
     return r;
 }
 
-/* The scales as "layers.N.q.in_scale": the names of the site map. */
-static int write_sites(const struct job *j, struct err *e)
+static int hash_file(const char *path, char hex[HASH_HEX], struct err *e)
+{
+    struct map m;
+    struct hash h;
+    int r = map_open(path, &m, e);
+    if (r)
+        return r;
+    hash_of(m.data, m.len, &h);
+    hash_hex(&h, hex);
+    map_close(&m);
+    return 0;
+}
+
+/* The scales as "layers.N.q.in_scale": the names of the site map. hash: of the file, "" where nothing was scaled. */
+static int write_sites(const struct job *j, char hash[HASH_HEX], struct err *e)
 {
     struct st_out *t = calloc(2 * (size_t)j->sm.n_sites + 1, sizeof *t);
     char(*names)[48] = calloc(2 * (size_t)j->sm.n_sites + 1, sizeof *names);
@@ -324,6 +340,8 @@ static int write_sites(const struct job *j, struct err *e)
     }
     if (!r && n)
         r = st_write(path, t, n, NULL, e);
+    if (!r && n)
+        r = hash_file(path, hash, e);
     free(t);
     free(names);
     free(dir);
@@ -409,12 +427,13 @@ int compress_int8(const struct compress_opts *o, struct compress_report *report,
         r = make_smooth(&j, &rep, e);
     if (!r)
         r = plan_items(&j, e);
+    char sites[HASH_HEX] = "";
+    if (!r && o->smooth)
+        r = write_sites(&j, sites, e);
     if (!r)
-        r = write_config(o, e);
+        r = write_config(o, sites[0] ? sites : NULL, e);
     if (!r)
         r = copy_beside(o, e);
-    if (!r && o->smooth)
-        r = write_sites(&j, e);
     if (!r)
         r = write_weights(&j, &rep, e);
     smooth_free(&j.sm);

@@ -207,10 +207,10 @@ static int parse_tensor(struct gguf_file *f, struct cursor *c, struct gguf_tenso
         return r;
     const struct gguf_block *b = gguf_block_of(type);
     if (!b->bytes)
-        return err_set(
-            c->e, -ENOTSUP,
-            "tensor \"%s\" is of type %s (%llu, byte %zu); supported are F32, F16, BF16, Q8_0, Q4_0 and Q4_1", t->name,
-            b->name, (unsigned long long)type, at);
+        return err_set(c->e, -ENOTSUP,
+                       "tensor \"%s\" is of type %s (%llu, byte %zu); supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
+                       "Q5_0, Q5_1, Q4_K, Q5_K and Q6_K",
+                       t->name, b->name, (unsigned long long)type, at);
     t->type = (enum gguf_tensor_type)type;
     if (t->row_len % b->len)
         return err_set(c->e, -EINVAL, "tensor \"%s\": its rows of %zu are not whole blocks of %u, at byte %zu", t->name,

@@ -35,7 +35,19 @@ enum gguf_value_type {
 
 /* The tensor types that gguf_tensor_f32 reads; numbers are the format's. A file with any other is refused by name at
  * open. */
-enum gguf_tensor_type { GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q4_1 = 3, GGML_Q8_0 = 8, GGML_BF16 = 30 };
+enum gguf_tensor_type {
+    GGML_F32 = 0,
+    GGML_F16 = 1,
+    GGML_Q4_0 = 2,
+    GGML_Q4_1 = 3,
+    GGML_Q5_0 = 6,
+    GGML_Q5_1 = 7,
+    GGML_Q8_0 = 8,
+    GGML_Q4_K = 12,
+    GGML_Q5_K = 13,
+    GGML_Q6_K = 14,
+    GGML_BF16 = 30
+};
 
 struct gguf_str {
     const char *p; /* into the file: not terminated, valid UTF-8 or not as the file has it */

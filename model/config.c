@@ -149,6 +149,18 @@ static int read_shapes(const json_t *o, struct model_config *c, struct err *e)
     return 0;
 }
 
+static int read_sites_hash(const json_t *o, struct model_config *c, struct err *e)
+{
+    const char *hex = NULL;
+    int r = json_get_str(o, "cpet_sites_hash", false, &hex, e);
+    if (r || !hex)
+        return r;
+    c->has_sites = true;
+    return hash_parse(hex, &c->sites_hash)
+               ? err_param(e, -EINVAL, "cpet_sites_hash", "\"cpet_sites_hash\" is not a 64-digit hash")
+               : 0;
+}
+
 int model_config_read(const char *dir, struct model_config *out, struct err *e)
 {
     struct model_config c = {0};
@@ -163,6 +175,8 @@ int model_config_read(const char *dir, struct model_config *out, struct err *e)
             r = read_rope(o, &c, e);
         if (!r)
             r = read_shapes(o, &c, e);
+        if (!r)
+            r = read_sites_hash(o, &c, e);
         if (r)
             err_prefix(e, r, "%s", path);
     }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/hash.h"
 
 enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
 
@@ -23,6 +24,8 @@ struct model_config {
     double rope_theta;
     enum rope_kind rope;
     double rope_factor, rope_low, rope_high, rope_original; /* LLAMA3: low_freq_factor ..; LINEAR: factor */
+    bool has_sites; /* "cpet_sites_hash": what cpet/sites.safetensors has to hold */
+    struct hash sites_hash;
 };
 
 /* Reads dir/config.json. Everything that would change the numbers and is not known is refused by name. */

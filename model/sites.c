@@ -2,8 +2,9 @@
  *
  * Called once at load. The names and shapes come from the configuration; what compression changed comes from the
  * directory: cpet.json states the lineage and cpet/sites.safetensors holds the scales that smoothing folded in, named
- * "layers.N.q.in_scale" ([k]) and "layers.N.up.out_scale" ([n]). A directory without cpet.json is an original: all
- * scales are one, and the weights' hash is unknown. The arrays belong to struct model.
+ * "layers.N.q.in_scale" ([k]) and "layers.N.up.out_scale" ([n]); config.json has the hash of that file where there
+ * must be one, since modules would come out wrong without it. A directory without cpet.json is an original: all scales
+ * are one, and the weights' hash is unknown. The arrays belong to struct model.
  */
 #include "model/internal.h"
 
@@ -86,17 +87,37 @@ static int read_scale(const struct st_file *f, const struct pet_site *s, const c
     return 0;
 }
 
+/* Whether the file at path is the one that config.json names. */
+static int check_sites(const struct model *m, const char *path, struct err *e)
+{
+    struct map f;
+    struct hash h;
+    if (!m->cfg.has_sites)
+        return 0;
+    int r = map_open(path, &f, e);
+    if (r)
+        return r;
+    hash_of(f.data, f.len, &h);
+    map_close(&f);
+    return hash_equal(&h, &m->cfg.sites_hash)
+               ? 0
+               : err_set(e, -EINVAL, "%s: is not the site map of this backbone (config.json has another hash)", path);
+}
+
 static int read_scales(struct model *m, struct err *e)
 {
     char *path = path_join(m->dir, "cpet/sites.safetensors");
     if (!path)
         return err_set(e, -ENOMEM, "out of memory");
     if (access(path, F_OK)) {
+        int lost = m->cfg.has_sites ? err_set(e, -ENOENT, "%s: is missing; the backbone was smoothed", path) : 0;
         free(path);
-        return 0;
+        return lost;
     }
     struct st_file *f = NULL;
-    int r = st_open(path, &f, e);
+    int r = check_sites(m, path, e);
+    if (!r)
+        r = st_open(path, &f, e);
     size_t total = 0;
     for (uint32_t s = 0; s < m->target.n_sites; s++)
         total += (size_t)m->sites[s].k + m->sites[s].n;

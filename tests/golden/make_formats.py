@@ -26,17 +26,19 @@ writer.add_array("v.strs", ["x", "", "yz"])
 writer.add_array("v.ints", [1, -2, 3])
 writer.add_array("v.floats", [0.5, -0.25])
 expected = {}
-shapes = {Q.F32: (3, 5), Q.F16: (3, 7), Q.BF16: (2, 9), Q.Q8_0: (3, 96), Q.Q4_0: (2, 2, 64), Q.Q4_1: (3, 64)}
+HALVES = {Q.Q4_1: [0, 2], Q.Q5_1: [0, 2], Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208]}  # where a block's half floats lie
+shapes = {Q.F32: (3, 5), Q.F16: (3, 7), Q.BF16: (2, 9), Q.Q8_0: (3, 96), Q.Q4_0: (2, 2, 64), Q.Q4_1: (3, 64),
+          Q.Q5_0: (3, 64), Q.Q5_1: (2, 64), Q.Q4_K: (2, 512), Q.Q5_K: (2, 256), Q.Q6_K: (2, 512)}
 for qtype, shape in shapes.items():
     block, size = gguf.GGML_QUANT_SIZES[qtype]
-    x = (rng.standard_normal(shape) * rng.choice([1e-3, 1, 100], shape)).astype(np.float32)
-    raw = gguf.quants.quantize(x, qtype)
-    if block > 1:  # scales over the half-float range, subnormals too, and random quants
-        raw = rng.integers(0, 256, raw.shape, dtype=np.uint8)
+    if block == 1:
+        x = (rng.standard_normal(shape) * rng.choice([1e-3, 1, 100], shape)).astype(np.float32)
+        raw = gguf.quants.quantize(x, qtype)
+    else:  # scales over the half-float range, subnormals too, and random quants
+        raw = rng.integers(0, 256, gguf.quant_shape_to_byte_shape(shape, qtype), dtype=np.uint8)
         flat = raw.reshape(-1, size)
-        flat[:, 1] = rng.integers(0, 0x60, len(flat)) | (rng.integers(0, 2, len(flat)) << 7)
-        if qtype == Q.Q4_1:
-            flat[:, 3] = rng.integers(0, 0x60, len(flat)) | (rng.integers(0, 2, len(flat)) << 7)
+        for at in HALVES.get(qtype, [0]):
+            flat[:, at + 1] = rng.integers(0, 0x60, len(flat)) | (rng.integers(0, 2, len(flat)) << 7)
     name = qtype.name.lower()
     expected[name] = gguf.quants.dequantize(raw, qtype).astype(np.float32).reshape(shape)
     writer.add_tensor(name, raw, raw_dtype=qtype)

@@ -234,12 +234,14 @@ static void test_bad_tensors(void **s)
     refused(&b, "overflows");
     one(&b, 1, UINT64_MAX, 0, GGML_F32, 0);
     refused(&b, "empty or overflows");
-    one(&b, 1, 256, 0, 12, 0);
-    refused(&b, "of type Q4_K (12, byte");
+    one(&b, 1, 256, 0, 10, 0);
+    refused(&b, "of type Q2_K (10, byte");
+    one(&b, 1, 288, 0, GGML_Q4_K, 0);
+    refused(&b, "not whole blocks of 256");
     one(&b, 1, 256, 0, 5, 0);
     refused(&b, "of type unknown (5");
     one(&b, 1, 256, 0, UINT32_MAX, 0);
-    refused(&b, "supported are F32, F16, BF16, Q8_0, Q4_0 and Q4_1");
+    refused(&b, "supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K");
     one(&b, 1, 33, 0, GGML_Q4_0, 0);
     refused(&b, "not whole blocks of 32");
     one(&b, 1, 4, 0, GGML_F32, 16);
@@ -276,7 +278,7 @@ static void test_golden(void **s)
     assert_int_equal(gguf_open(GOLDEN_DIR "/formats.gguf", &f, &e), 0);
     assert_int_equal(st_open(GOLDEN_DIR "/formats.safetensors", &want, &e), 0);
     assert_string_equal(st_meta(want, "made by"), "make_formats.py");
-    assert_int_equal(gguf_tensor_count(f), 6);
+    assert_int_equal(gguf_tensor_count(f), 11);
     for (size_t i = 0; i < gguf_tensor_count(f); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(f, i);
         const struct st_tensor *w = st_find(want, t->name);
