@@ -9,7 +9,8 @@
 
 static const char help[] = "usage: cpet import [--dtype f32|bf16|f16] [--force] [--json] SRC DIR\n"
                            "\n"
-                           "Reads SRC, a GGUF file (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K) or a Hugging Face directory "
+                           "Reads SRC, a GGUF file (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, "
+                           "Q6_K) or a Hugging Face directory "
                            "(safetensors, sharded too) of a Llama or\n"
                            "Qwen2 model, and writes DIR, a Hugging Face directory: config.json, "
                            "generation_config.json, model.safetensors, the\n"
