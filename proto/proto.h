@@ -185,7 +185,7 @@ int resp_status(int code);
 
 struct resp_model {
     const char *id, *owned_by;
-    const char *root;   /* what it stands on: a path or an ID */
+    const char *root;   /* what it stands on: a content hash or an ID */
     const char *parent; /* the backbone's ID for a task; NULL: null */
     int64_t created;
     uint32_t max_model_len;

@@ -59,11 +59,14 @@ static void get_metrics(struct server *sv, struct http_req *r)
 
 /* ---- models ---- */
 
-static struct resp_model describe(const struct server *sv, const struct task_version *v)
+/* root: a place for the text of m.root. What a task stands on is its module's content; no path is told. */
+static struct resp_model describe(const struct server *sv, const struct task_version *v, char root[HASH_HEX])
 {
+    if (v->n_pets)
+        hash_hex(&v->module[0]->info.hash, root);
     const char *tenant = v->tenant == TASK_EVERYBODY ? "cpetd" : keys_tenant_name(sv->keys, v->tenant);
     return (struct resp_model){.id = v->id,
-                               .root = v->n_pets ? v->module[0]->name : sv->o->model,
+                               .root = v->n_pets ? root : sv->name,
                                .parent = v->backbone ? NULL : sv->name,
                                .owned_by = *tenant ? tenant : "cpetd",
                                .created = v->created,
@@ -76,14 +79,18 @@ static void get_models(struct server *sv, struct http_req *r, uint32_t tenant)
     while (tasks_at(sv->tasks, n))
         n++;
     struct resp_model *m = calloc(n + 1, sizeof *m);
+    char(*root)[HASH_HEX] = calloc(n + 1, sizeof *root);
     struct buf b = {0};
     const struct task_version *v;
-    for (size_t i = 0; m && (v = tasks_at(sv->tasks, i)); i++)
-        if (task_visible(v, tenant))
-            m[k++] = describe(sv, v);
-    if (m)
+    for (size_t i = 0; m && root && (v = tasks_at(sv->tasks, i)); i++) {
+        if (!task_visible(v, tenant))
+            continue;
+        m[k] = describe(sv, v, root[k]);
+        k++;
+    }
+    if (m && root)
         resp_models(&b, m, k);
-    if (m && !b.failed) {
+    if (m && root && !b.failed) {
         send_json(r, &b);
     } else {
         struct err e;
@@ -91,6 +98,7 @@ static void get_models(struct server *sv, struct http_req *r, uint32_t tenant)
         api_error(r, 503, &e, NULL);
     }
     buf_free(&b);
+    free(root);
     free(m);
 }
 
@@ -103,7 +111,8 @@ static void get_model(struct server *sv, struct http_req *r, uint32_t tenant, co
         api_error(r, 404, &e, NULL);
         return;
     }
-    struct resp_model m = describe(sv, v);
+    char root[HASH_HEX];
+    struct resp_model m = describe(sv, v, root);
     struct buf b = {0};
     resp_model(&b, &m);
     if (!b.failed) {
@@ -201,6 +210,27 @@ static bool check_ready(struct server *sv, struct http_req *r)
     return false;
 }
 
+static int refuse_key(struct err *e, const char *why)
+{
+    return err_set(e, -EACCES, "%s; send it as \"Authorization: Bearer KEY\"", why);
+}
+
+static int check_public_key(void *ctx, const char *authorization, struct err *e)
+{
+    const struct server *sv = ctx;
+    if (keys_tenant(sv->keys, keys_bearer(authorization)) != KEYS_NO_TENANT)
+        return 0;
+    return refuse_key(e, "the API key is missing or not known");
+}
+
+static int check_admin_key(void *ctx, const char *authorization, struct err *e)
+{
+    const struct server *sv = ctx;
+    if (!sv->has_admin_key || keys_match(&sv->admin_key, keys_bearer(authorization)))
+        return 0;
+    return refuse_key(e, "the admin key is missing or wrong");
+}
+
 static void on_public(void *ctx, struct http_req *r)
 {
     struct server *sv = ctx;
@@ -221,7 +251,7 @@ static void on_public(void *ctx, struct http_req *r)
     uint32_t tenant = keys_tenant(sv->keys, keys_bearer(http_header(r, "Authorization")));
     if (tenant == KEYS_NO_TENANT) {
         struct err e;
-        err_set(&e, -EACCES, "the API key is missing or not known; send it as \"Authorization: Bearer KEY\"");
+        refuse_key(&e, "the API key is missing or not known");
         api_error(r, 401, &e, "invalid_api_key");
         return;
     }
@@ -252,7 +282,7 @@ static void on_admin(void *ctx, struct http_req *r)
     }
     if (sv->has_admin_key && !keys_match(&sv->admin_key, keys_bearer(http_header(r, "Authorization")))) {
         struct err e;
-        err_set(&e, -EACCES, "the admin key is missing or wrong; send it as \"Authorization: Bearer KEY\"");
+        refuse_key(&e, "the admin key is missing or wrong");
         api_error(r, 401, &e, "invalid_api_key");
         return;
     }
@@ -266,10 +296,10 @@ static void on_admin(void *ctx, struct http_req *r)
 
 struct http_handler api_handler(struct server *sv)
 {
-    return (struct http_handler){on_public, on_public_close, sv};
+    return (struct http_handler){on_public, on_public_close, sv, check_public_key};
 }
 
 struct http_handler api_admin_handler(struct server *sv)
 {
-    return (struct http_handler){on_admin, NULL, sv};
+    return (struct http_handler){on_admin, NULL, sv, check_admin_key};
 }

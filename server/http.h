@@ -41,12 +41,17 @@ struct http_handler {
     void (*on_request)(void *ctx, struct http_req *r); /* may answer at once, or keep r and answer later */
     void (*on_close)(void *ctx, struct http_req *r);   /* r is gone after this returns; may be NULL */
     void *ctx;
+    /* For a request with a body, before any of it is read or asked for (100-continue): 0, or -EACCES with what to say,
+     * which is answered with 401. authorization: the header's value, NULL without one. May be NULL. */
+    int (*check_key)(void *ctx, const char *authorization, struct err *e);
 };
 
 struct http_hdr {
     const char *name, *value; /* copied; CR, LF and other controls are not allowed */
 };
 
+/* Whether an address can be one to listen on: 0, or -EINVAL with what is wrong. */
+int http_check_address(const char *addr, struct err *e);
 /* Listens. -EINVAL for the address, -EADDRINUSE and others as from bind. o's strings are copied. */
 int http_listen(uv_loop_t *loop, const struct http_opts *o, struct http_handler h, struct http_server **out,
                 struct err *e);

@@ -171,10 +171,10 @@ static const char *reason(int status)
     static const struct {
         int status;
         const char *text;
-    } map[] = {{400, "Bad Request"},          {408, "Request Timeout"},        {413, "Content Too Large"},
-               {414, "URI Too Long"},         {415, "Unsupported Media Type"}, {417, "Expectation Failed"},
-               {431, "Headers Too Large"},    {501, "Not Implemented"},        {503, "Service Unavailable"},
-               {505, "Version Not Supported"}};
+    } map[] = {{400, "Bad Request"},         {401, "Unauthorized"},         {408, "Request Timeout"},
+               {413, "Content Too Large"},   {414, "URI Too Long"},         {415, "Unsupported Media Type"},
+               {417, "Expectation Failed"},  {431, "Headers Too Large"},    {501, "Not Implemented"},
+               {503, "Service Unavailable"}, {505, "Version Not Supported"}};
     for (size_t i = 0; i < sizeof map / sizeof map[0]; i++)
         if (map[i].status == status)
             return map[i].text;
@@ -190,11 +190,14 @@ static void conn_refuse(struct http_conn *c, int status, const struct err *e)
     drop_request(c);
     if (!c->closed) {
         req_make_id(c->s, id, sizeof id);
-        resp_error(&body, status, e, NULL);
+        resp_error(&body, status, e, status == 401 ? "invalid_api_key" : NULL);
         buf_printf(&c->out,
                    "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n"
                    "x-request-id: %s\r\n%s\r\n%s",
-                   status, reason(status), body.len, id, status == 503 ? "Retry-After: 1\r\n" : "",
+                   status, reason(status), body.len, id,
+                   status == 503   ? "Retry-After: 1\r\n"
+                   : status == 401 ? "WWW-Authenticate: Bearer\r\n"
+                                   : "",
                    body.data ? body.data : "");
         c->out_since = uv_now(c->s->loop);
         conn_linger(c);
@@ -233,6 +236,24 @@ static int pair_open(struct http_conn *c)
     return 0;
 }
 
+/* Whether whoever sent this head may send its body too: who may not is told before it is read. */
+static int check_key(struct http_conn *c, size_t len, struct err *e)
+{
+    char value[4096]; /* no key is as long */
+    size_t n;
+    const struct http_handler *h = &c->s->h;
+    const char *v = h->check_key ? http_head_value(c->in.data, len, "Authorization", &n) : NULL;
+    if (!h->check_key)
+        return 0;
+    if (v && n >= sizeof value)
+        n = 0;
+    if (v) {
+        memcpy(value, v, n);
+        value[n] = 0;
+    }
+    return h->check_key(h->ctx, v ? value : NULL, e) ? 401 : 0;
+}
+
 /* A whole head is in: check it, and let it pass. */
 static void head_take(struct http_conn *c, size_t len)
 {
@@ -240,6 +261,8 @@ static void head_take(struct http_conn *c, size_t len)
     struct http_head head;
     struct err e = {0};
     int status = http_head_check(c->in.data, len, &s->lim, &head, &e);
+    if (!status && (head.chunked || head.content_length))
+        status = check_key(c, len, &e);
     if (!status && c->pair < 0 && pair_open(c)) {
         err_set(&e, -ENOMEM, "the server has no room for another connection");
         status = 503;
@@ -274,6 +297,10 @@ static bool head_step(struct http_conn *c)
     }
     if (!c->in.len)
         return false;
+    if (!c->begun) { /* empty lines give no more time */
+        c->begun = true;
+        c->deadline = uv_now(c->s->loop) + c->s->o.header_ms;
+    }
     int rc = http_head_find(c->in.data, c->in.len, &c->s->lim, &c->scanned, &len, &e);
     if (rc > 1)
         conn_refuse(c, rc, &e);
@@ -351,7 +378,8 @@ static void conn_next(struct http_conn *c)
         buf_free(&c->in); /* an idle connection holds little */
     c->state = CONN_HEAD;
     c->scanned = 0;
-    c->deadline = now + (c->in.len ? c->s->o.header_ms : c->s->o.idle_ms);
+    c->begun = false;
+    c->deadline = now + c->s->o.idle_ms;
     conn_process(c);
 }
 
@@ -435,8 +463,6 @@ static void conn_read(struct http_conn *c)
     }
     if (c->state == CONN_LINGER)
         return;
-    if (c->state == CONN_HEAD && !c->in.len)
-        c->deadline = uv_now(c->s->loop) + c->s->o.header_ms;
     if (buf_append(&c->in, bytes, (size_t)k)) {
         conn_left(c);
         return;

@@ -35,6 +35,7 @@ struct http_conn {
     unsigned refs;                  /* open handles, libmicrohttpd's side, the list */
     enum conn_state state;
     bool closed, over, completed, in_done, keep_alive, chunked;
+    bool begun;           /* the head's first byte is in: its deadline runs */
     bool given, answered; /* the handler gave an answer; bytes of it have passed */
     struct buf in;        /* from the client; the first `fwd` bytes may pass on */
     struct buf out;       /* to the client */

@@ -81,6 +81,13 @@ static int parse_unix(const char *path, union any_addr *out, socklen_t *len, str
     return 0;
 }
 
+int http_check_address(const char *addr, struct err *e)
+{
+    union any_addr a;
+    socklen_t len;
+    return strncmp(addr, "unix:", 5) ? parse_tcp(addr, &a, &len, e) : parse_unix(addr + 5, &a, &len, e);
+}
+
 /* A socket file that nobody listens on any more stands in the way: removed. Anything else stays. */
 static void remove_stale(const union any_addr *a, socklen_t len)
 {

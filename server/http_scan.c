@@ -238,6 +238,24 @@ int http_head_check(const char *p, size_t len, const struct http_limits *lim, st
     return rc;
 }
 
+const char *http_head_value(const char *p, size_t len, const char *name, size_t *n)
+{
+    size_t n_name = strlen(name);
+    for (size_t i = 0; i + 2 < len;) {
+        const char *lf = memchr(p + i, '\n', len - i), *v = p + i + n_name + 1, *end = lf - 1;
+        if (i && end >= v && v[-1] == ':' && !strncasecmp(p + i, name, n_name)) {
+            while (v < end && (*v == ' ' || *v == '\t'))
+                v++;
+            while (end > v && (end[-1] == ' ' || end[-1] == '\t'))
+                end--;
+            *n = (size_t)(end - v);
+            return v;
+        }
+        i = (size_t)(lf - p) + 1;
+    }
+    return NULL;
+}
+
 void http_head_tidy(char *p, size_t len)
 {
     for (size_t i = 0; i + 2 < len;) {

@@ -29,6 +29,9 @@ int http_head_find(const char *p, size_t n, const struct http_limits *lim, size_
 /* Checks a head that http_head_find found. 0, or the HTTP status of the refusal with its sentence. */
 int http_head_check(const char *p, size_t len, const struct http_limits *lim, struct http_head *out, struct err *e);
 
+/* A header's value in a head that passed the check, without the blanks around it; NULL: absent. */
+const char *http_head_value(const char *p, size_t len, const char *name, size_t *n);
+
 /* White space behind a header's value, which libmicrohttpd takes for a part of it, moves before the value. For a head
  * that passed the check; its length stays. */
 void http_head_tidy(char *p, size_t len);

@@ -19,12 +19,14 @@
 struct key {
     struct hash hash;
     uint32_t tenant;
+    unsigned line;
 };
 
 struct keys {
     struct key *key;
     size_t n_keys;
     char **tenant;
+    uint32_t *by_name; /* [n_tenants] numbers of tenants, in the order of their names */
     uint32_t n_tenants;
     bool required;
 };
@@ -46,21 +48,41 @@ void keys_free(struct keys *k)
     for (uint32_t i = 0; i < k->n_tenants; i++)
         free(k->tenant[i]);
     free(k->tenant);
+    free(k->by_name);
     free(k->key);
     free(k);
 }
 
+/* Where in by_name the name stands or would stand. */
+static uint32_t place_of(const struct keys *k, const char *name)
+{
+    uint32_t lo = 0, hi = k->n_tenants;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (strcmp(k->tenant[k->by_name[mid]], name) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 uint32_t keys_tenant_named(struct keys *k, const char *name)
 {
-    for (uint32_t i = 0; i < k->n_tenants; i++)
-        if (!strcmp(k->tenant[i], name))
-            return i;
-    char **t = realloc(k->tenant, (k->n_tenants + 1) * sizeof *t);
-    if (!t)
+    uint32_t at = place_of(k, name), n = k->n_tenants;
+    if (at < n && !strcmp(k->tenant[k->by_name[at]], name))
+        return k->by_name[at];
+    char **t = realloc(k->tenant, (n + 1) * sizeof *t);
+    if (t)
+        k->tenant = t;
+    uint32_t *b = realloc(k->by_name, (n + 1) * sizeof *b);
+    if (b)
+        k->by_name = b;
+    if (!t || !b || !(t[n] = strdup(name)))
         return KEYS_NO_TENANT;
-    k->tenant = t;
-    t[k->n_tenants] = strdup(name);
-    return t[k->n_tenants] ? k->n_tenants++ : KEYS_NO_TENANT;
+    memmove(b + at + 1, b + at, (n - at) * sizeof *b);
+    b[at] = n;
+    return k->n_tenants++;
 }
 
 const char *keys_tenant_name(const struct keys *k, uint32_t tenant)
@@ -115,12 +137,27 @@ static int parse_lines(struct keys *k, char *text, struct key *key, size_t *n_ke
         int rc = one_key(k, line, &key[*n_keys], path, number, e);
         if (rc)
             return rc;
-        for (size_t i = 0; i < *n_keys; i++)
-            if (hash_equal(&key[i].hash, &key[*n_keys].hash))
-                return err_param(e, -EINVAL, "api-keys", "%s line %u: this key is there already", path, number);
-        ++*n_keys;
+        key[(*n_keys)++].line = number;
     }
     return 0;
+}
+
+static int by_hash_then_line(const void *a, const void *b)
+{
+    const struct key *x = a, *y = b;
+    int c = memcmp(&x->hash, &y->hash, sizeof x->hash);
+    return c ? c : (x->line > y->line) - (x->line < y->line);
+}
+
+/* Sorts the keys; a key that is there twice is refused by the first line that repeats one. */
+static int check_twice(struct key *key, size_t n, const char *path, struct err *e)
+{
+    unsigned line = 0;
+    qsort(key, n, sizeof *key, by_hash_then_line);
+    for (size_t i = 1; i < n; i++)
+        if (hash_equal(&key[i - 1].hash, &key[i].hash) && (!line || key[i].line < line))
+            line = key[i].line;
+    return line ? err_param(e, -EINVAL, "api-keys", "%s line %u: this key is there already", path, line) : 0;
 }
 
 int keys_parse(struct keys *k, const char *text, size_t n, const char *path, struct err *e)
@@ -133,6 +170,8 @@ int keys_parse(struct keys *k, const char *text, size_t n, const char *path, str
     char *copy = strndup(text, n);
     struct key *key = calloc(lines, sizeof *key);
     int rc = copy && key ? parse_lines(k, copy, key, &n_keys, path, e) : err_set(e, -ENOMEM, "out of memory");
+    if (!rc)
+        rc = check_twice(key, n_keys, path, e);
     if (!rc && !n_keys)
         rc = err_param(e, -EINVAL, "api-keys", "%s holds no key", path);
     free(copy);

@@ -249,11 +249,19 @@ static int check_names(const struct cpetd *c, struct err *e)
     return rc;
 }
 
-/* Keys and names: what --check-config looks at beyond options_check. */
+static int check_address(const char *option, const char *addr, struct err *e)
+{
+    int rc = addr ? http_check_address(addr, e) : 0;
+    return rc ? err_prefix(e, rc, "--%s", option) : 0;
+}
+
+/* Addresses, keys and names: what --check-config looks at beyond options_check. */
 static int prepare(struct cpetd *c, struct err *e)
 {
     struct server *sv = &c->sv;
     int rc = options_check(&c->o, e);
+    rc = rc ? rc : check_address("listen", c->o.listen, e);
+    rc = rc ? rc : check_address("admin-listen", c->o.admin_listen, e);
     if (rc)
         return rc;
     sv->o = &c->o;
@@ -275,7 +283,7 @@ static int prepare(struct cpetd *c, struct err *e)
 
 static int serve(struct cpetd *c)
 {
-    struct err e;
+    struct err e = {0};
     raise_descriptors();
     uv_loop_init(&c->loop);
     uv_timer_init(&c->loop, &c->drain);
@@ -288,7 +296,7 @@ static int serve(struct cpetd *c)
         rc = start_engine(c, &e);
     if (rc) {
         log_line("error", "%s", e.msg);
-        c->status = rc == -EINVAL ? EXIT_CONFIG : EXIT_FAILURE;
+        c->status = rc == -EINVAL || e.param[0] ? EXIT_CONFIG : EXIT_FAILURE;
         shut(c);
     }
     uv_run(&c->loop, UV_RUN_DEFAULT);

@@ -4,10 +4,12 @@
  * device; opens nothing for good.
  */
 #include <arpa/inet.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "server/options.h"
 
@@ -42,6 +44,22 @@ static int need(const char *option, const char *path, bool directory, struct err
     if (directory && !S_ISDIR(st.st_mode))
         return err_param(e, -EINVAL, option, "--%s: %s is not a directory", option, path);
     return 0;
+}
+
+/* A file that will be written: it, or the directory that it is to be made in, can be. */
+static int check_output(const char *option, const char *path, struct err *e)
+{
+    char *copy = path ? strdup(path) : NULL;
+    if (!path)
+        return 0;
+    if (!copy)
+        return err_set(e, -ENOMEM, "out of memory");
+    const char *what = access(path, F_OK) ? dirname(copy) : path;
+    int rc = access(what, W_OK)
+                 ? err_param(e, -EINVAL, option, "--%s: cannot write %s: %s", option, path, strerror(errno))
+                 : 0;
+    free(copy);
+    return rc;
 }
 
 static int check_device(const char *device, struct err *e)
@@ -106,6 +124,7 @@ int options_check(const struct options *o, struct err *e)
     rc = rc ? rc : check_device(o->device, e);
     rc = rc ? rc : check_addresses(o, e);
     rc = rc ? rc : check_pets(o, e);
+    rc = rc ? rc : check_output("trace-steps", o->trace_steps, e);
     for (size_t i = 0; !rc && i < o->n_module_roots; i++)
         rc = need("module-root", o->module_root[i], true, e);
     if (rc || !o->cpu_level || !*o->cpu_level)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/utf8.h"
 #include "server/gen.h"
 
 struct tasks {
@@ -107,6 +108,8 @@ int task_check_id(const char *id, struct err *e)
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)id[i] <= ' ' || id[i] == 0x7F || id[i] == '"' || id[i] == '\\')
             return err_param(e, -EINVAL, "id", "a task ID holds no blanks, controls, quotes or backslashes");
+    if (utf8_valid(id, n) != n)
+        return err_param(e, -EINVAL, "id", "a task ID must be valid UTF-8; byte %zu is not", utf8_valid(id, n));
     return 0;
 }
 

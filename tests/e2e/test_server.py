@@ -458,6 +458,12 @@ def test_keys():
             assert status == 401 and h["WWW-Authenticate"] == "Bearer", data
             assert s.get("/v1/models", headers={"Authorization": "Bearer wrong"})[0] == 401
             assert s.get("/v1/models", headers={"Authorization": "Bearer key-anna"})[0] == 200
+            # who has no key is told before the body is asked for
+            with socket.create_connection(("127.0.0.1", s.port), timeout=10) as c:
+                c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 8000000\r\nExpect: 100-continue\r\n\r\n")
+                answer = c.makefile("rb").read().decode()
+            assert answer.startswith("HTTP/1.1 401 ") and "WWW-Authenticate: Bearer" in answer, answer
+            assert "invalid_api_key" in answer
             assert s.get("/metrics", admin=True)[0] == 401 and s.get("/health", admin=True)[0] == 200
             assert s.get("/metrics", admin=True, headers={"Authorization": "Bearer admin-secret"})[0] == 200
             with open(path, "w") as f:
@@ -517,6 +523,11 @@ def test_exit_codes():
         os.chmod(loose, 0o644)
         empty = os.path.join(d, "empty")
         os.mkdir(empty)
+        keys, key = os.path.join(d, "keys"), os.path.join(d, "key")
+        with open(keys, "w") as f:
+            f.write(key_line("a", "key-a"))
+        with open(os.open(key, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
+            f.write("an-admin-key")
         bad = os.path.join(d, "conf")
         with open(bad, "w") as f:
             f.write("kv-bytes = lots\n")
@@ -526,6 +537,12 @@ def test_exit_codes():
             (m + ["--listen", "0.0.0.0:0"], 78, "loopback"), (m + ["--device", "cuda:0"], 78, "no CUDA"),
             (m + ["--admin-key", loose], 78, "0600"), (m + ["--config", bad], 78, "line 1"),
             (m + ["--name", "a b", "--check-config"], 78, "blanks"),
+            (m + ["--name", b"a\xff", "--check-config"], 78, "UTF-8"),
+            (m + ["--api-keys", keys, "--listen", "example.org:80", "--check-config"], 78, "--listen"),
+            (m + ["--api-keys", keys, "--listen", "0.0.0.0:66000", "--check-config"], 78, "--listen"),
+            (m + ["--admin-listen", "127.0.0.1", "--admin-key", key, "--check-config"], 78, "--admin-listen"),
+            (m + ["--trace-steps", empty + "/no/t", "--check-config"], 78, "--trace-steps"),
+            (m + ["--trace-steps", empty, "--listen", "127.0.0.1:0"], 78, "trace"),
             (m + ["--pet", "a=/nowhere"], 78, "/nowhere"), (["--model", "/nowhere"], 78, "/nowhere"),
             (["--model", empty, "--listen", "127.0.0.1:0"], 1, empty),
             (m + ["--kv-bytes", "1K", "--listen", "127.0.0.1:0"], 78, "KV"),

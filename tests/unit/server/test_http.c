@@ -40,6 +40,8 @@ static struct fixture {
     atomic_uint answering; /* at the last on_close; at the end what on_stop found */
 } fx;
 
+static int (*check_key)(void *ctx, const char *authorization, struct err *e); /* of the next server */
+
 static void add_stream(struct http_req *r, unsigned n)
 {
     assert_true(fx.n_streams < MAX_STREAMS);
@@ -173,7 +175,7 @@ static void *loop_main(void *p)
 static void start_paced(const struct http_opts *o, unsigned ms)
 {
     struct err e;
-    struct http_handler h = {on_request, on_close, NULL};
+    struct http_handler h = {on_request, on_close, NULL, check_key};
     memset(&fx, 0, sizeof fx);
     uv_loop_init(&fx.loop);
     uv_async_init(&fx.loop, &fx.stop, on_stop);
@@ -353,7 +355,7 @@ static void test_addresses(void **state)
     uv_loop_t loop;
     struct http_server *s = NULL, *s2 = NULL;
     struct err e;
-    struct http_handler h = {on_request, on_close, NULL};
+    struct http_handler h = {on_request, on_close, NULL, NULL};
     uv_loop_init(&loop);
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         assert_int_equal(http_listen(&loop, &(struct http_opts){.addr = wrong[i]}, h, &s, &e), -EINVAL);
@@ -616,6 +618,55 @@ static void test_deadlines(void **state)
     stop();
 }
 
+/* Empty lines before a request are let by, but give it no more time. */
+static void test_empty_lines(void **state)
+{
+    (void)state;
+    start(&(struct http_opts){.addr = "127.0.0.1:0", .header_ms = 200, .idle_ms = 300});
+    int fd = dial();
+    double t0 = now_s();
+    char c;
+    puts_to(fd, "\r\n\r\nGET /x HTTP/1.1\r\n" HOST "\r\n");
+    expect(take(fd, "n=0 "), "200 OK");
+    for (int i = 0; i < 100 && recv(fd, &c, 1, MSG_DONTWAIT) != 0; i++) {
+        puts_to(fd, "\r\n");
+        usleep(20000);
+    }
+    assert_true(now_s() - t0 < 1.5);
+    close(fd);
+    stop();
+}
+
+static int only_good(void *ctx, const char *authorization, struct err *e)
+{
+    (void)ctx;
+    return authorization && !strcmp(authorization, "good") ? 0 : err_set(e, -EACCES, "no key");
+}
+
+/* Who may not ask is told so before the body is asked for; what has no body is the handler's. */
+static void test_key_before_body(void **state)
+{
+    static const char *const bad[] = {"Content-Length: 5\r\nExpect: 100-continue\r\n", "Content-Length: 5\r\n",
+                                      "Transfer-Encoding: chunked\r\nAuthorization: other\r\n"};
+    (void)state;
+    check_key = only_good;
+    start(&(struct http_opts){.addr = "127.0.0.1:0"});
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[256];
+        int n = snprintf(text, sizeof text, "POST /p HTTP/1.1\r\n" HOST "%s\r\n", bad[i]);
+        refused(text, (size_t)n, 401);
+    }
+    assert_int_equal(fx.requests, 0);
+    int fd = dial();
+    puts_to(fd, "GET /x HTTP/1.1\r\n" HOST "\r\n");
+    expect(take(fd, "n=0 "), "200 OK");
+    puts_to(fd, "POST /p HTTP/1.1\r\n" HOST "AUTHORIZATION:good \r\nContent-Length: 2\r\n\r\nhi");
+    expect(take(fd, "n=2 hi"), "200 OK");
+    close(fd);
+    stop();
+    check_key = NULL;
+}
+
 static void test_connection_limit(void **state)
 {
     (void)state;
@@ -833,7 +884,8 @@ int main(void)
         cmocka_unit_test(test_connection_limit), cmocka_unit_test(test_clients_leave),
         cmocka_unit_test(test_slow_reader),      cmocka_unit_test(test_drain),
         cmocka_unit_test(test_answering),        cmocka_unit_test(test_close_open),
-        cmocka_unit_test(test_many_streams),
+        cmocka_unit_test(test_many_streams),     cmocka_unit_test(test_empty_lines),
+        cmocka_unit_test(test_key_before_body),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,6 +79,32 @@ static void test_bad_lines(void **st)
     }
 }
 
+static void test_many(void **st)
+{
+    enum { N = 6000, LINE = 80 };
+    struct keys *k = keys_create();
+    struct err e;
+    char *text = calloc(N + 3, LINE), name[24], key[24];
+    size_t n = 0;
+    (void)st;
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "t%u", i * 7919u % N);
+        snprintf(key, sizeof key, "key-%u", i);
+        line(text + n, 2 * LINE, name, key);
+        n += strlen(text + n);
+    }
+    assert_int_equal(keys_parse(k, text, n, "f", &e), 0);
+    assert_int_equal(keys_tenants(k), N + 1);
+    assert_string_equal(keys_tenant_name(k, keys_tenant(k, "key-17")), "t2623"); /* 17 * 7919 mod 6000 */
+    assert_int_equal(keys_tenant_named(k, "t2623"), keys_tenant(k, "key-17"));
+    line(text + n, 2 * LINE, "other", "key-40"); /* a key of another line, twice: the first to repeat is named */
+    line(text + n + strlen(text + n), 2 * LINE, "other", "key-3");
+    assert_int_equal(keys_parse(k, text, strlen(text), "f", &e), -EINVAL);
+    assert_non_null(strstr(e.msg, "f line 6001: this key is there already"));
+    free(text);
+    keys_free(k);
+}
+
 static void test_bearer(void **st)
 {
     (void)st;
@@ -116,7 +142,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nobody), cmocka_unit_test(test_reload),    cmocka_unit_test(test_bad_lines),
-        cmocka_unit_test(test_bearer), cmocka_unit_test(test_admin_key),
+        cmocka_unit_test(test_bearer), cmocka_unit_test(test_admin_key), cmocka_unit_test(test_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

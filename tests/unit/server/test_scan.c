@@ -234,11 +234,31 @@ static void test_chunks(void **state)
     assert_true(c.wire < 5u << 20);
 }
 
+static void test_values(void **st)
+{
+    static const char head[] =
+        "POST /Host: HTTP/1.1\r\nHost: a\r\nX-Authorization: no\r\nauthorization:\t Bearer x \t\r\n"
+        "Empty:\r\nAuthorization: second\r\n\r\n";
+    static const struct {
+        const char *name, *value;
+    } all[] = {{"Authorization", "Bearer x"}, {"host", "a"}, {"empty", ""}, {"Accept", NULL}, {"POST /Host", NULL}};
+    (void)st;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        size_t n = 0;
+        const char *v = http_head_value(head, sizeof head - 1, all[i].name, &n);
+        assert_int_equal(v != NULL, all[i].value != NULL);
+        if (v) {
+            assert_int_equal(n, strlen(all[i].value));
+            assert_memory_equal(v, all[i].value, n);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_heads), cmocka_unit_test(test_meaning), cmocka_unit_test(test_tidy),
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_values), cmocka_unit_test(test_heads), cmocka_unit_test(test_meaning),
+        cmocka_unit_test(test_tidy),   cmocka_unit_test(test_sizes), cmocka_unit_test(test_chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
