@@ -26,7 +26,7 @@ static void cut_utf8(char *s, size_t cap, int want)
 static void fill(struct err *e, int code, const char *param, const char *fmt, va_list ap)
 {
     e->code = code;
-    snprintf(e->param, sizeof e->param, "%s", param ? param : "");
+    cut_utf8(e->param, sizeof e->param, snprintf(e->param, sizeof e->param, "%s", param ? param : ""));
     cut_utf8(e->msg, sizeof e->msg, vsnprintf(e->msg, sizeof e->msg, fmt, ap));
 }
 

@@ -60,6 +60,13 @@ size_t utf8_tail(const char *str, size_t n)
     return 0;
 }
 
+int utf8_cut(const char *s, size_t n, size_t most)
+{
+    if (n <= most)
+        return (int)n;
+    return (int)(most - utf8_tail(s, most));
+}
+
 size_t utf8_put(uint32_t cp, char out[4])
 {
     if (cp < 0x80) {

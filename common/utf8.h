@@ -11,6 +11,9 @@ size_t utf8_next(const char *s, size_t n, uint32_t *cp);
 size_t utf8_valid(const char *s, size_t n);
 /* How many of the last bytes of s are the beginning of a character whose rest is missing (0 to 3). */
 size_t utf8_tail(const char *s, size_t n);
+/* How many bytes of s to show when at most `most` fit: n, or fewer, not ending inside a character. As an int for
+ * "%.*s". */
+int utf8_cut(const char *s, size_t n, size_t most);
 /* Writes cp (valid) to out, returns the bytes (1 to 4). */
 size_t utf8_put(uint32_t cp, char out[4]);
 

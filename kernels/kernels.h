@@ -176,11 +176,13 @@ struct kern_sample {
     uint32_t n_seen;
     int32_t target; /* >= 0: do not sample; report this token's log-probability */
     int32_t n_top;  /* -1: no log-probabilities; 0..KERN_TOP_MAX: of the token and of the n_top likeliest */
+    bool rank;      /* with a target: its rank too */
 };
 
 struct kern_sampled {
     int32_t token;
     float logprob; /* natural log, of the raw logits' softmax: before temperature, penalties, bias and mask */
+    uint32_t rank; /* of a target, where asked for: 1 for the likeliest, ties by id, as in top_id; else 0 */
     int32_t top_id[KERN_TOP_MAX];
     float top_logprob[KERN_TOP_MAX]; /* falling; ties by id */
 };

@@ -255,6 +255,42 @@ static int read_top_logprobs(struct parse *p, const char *param, const json_t *v
     return read_int(p, param, v, 0, p->lim->max_logprobs, &p->top_logprobs);
 }
 
+static int read_best_of(struct parse *p, const char *param, const json_t *v)
+{
+    int64_t n;
+    int rc = read_int(p, param, v, 1, p->lim->max_n, &n);
+    if (!rc)
+        p->r->best_of = (unsigned)n;
+    return rc;
+}
+
+static int read_prompt_logprobs(struct parse *p, const char *param, const json_t *v)
+{
+    int64_t n;
+    int rc = read_int(p, param, v, 0, p->lim->max_logprobs, &n);
+    if (!rc)
+        p->r->prompt_logprobs = (int)n;
+    return rc;
+}
+
+static int read_return_token_ids(struct parse *p, const char *param, const json_t *v)
+{
+    return read_bool(p, param, v, &p->r->return_token_ids);
+}
+
+static int read_tokens_as_ids(struct parse *p, const char *param, const json_t *v)
+{
+    return read_bool(p, param, v, &p->r->tokens_as_ids);
+}
+
+/* "none" is what a request without tools means anyway. */
+static int read_tool_choice(struct parse *p, const char *param, const json_t *v)
+{
+    if (json_is_string(v) && !strcmp(json_string_value(v), "none"))
+        return 0;
+    return err_param(p->e, -EINVAL, param, "%s is not supported (but \"none\")", param);
+}
+
 static int read_stream_options(struct parse *p, const char *param, const json_t *v)
 {
     const char *key;
@@ -345,11 +381,16 @@ const struct field req_fields[] = {
     {"top_k", ALL, read_top_k},
     {"min_p", ALL, read_min_p},
     {"n", BOTH, read_n},
+    {"best_of", IN_COMPLETION, read_best_of},
     {"seed", ALL, read_seed},
     {"stop", ALL, read_stop},
     {"echo", IN_COMPLETION, read_echo},
     {"logprobs", BOTH, read_logprobs},
     {"top_logprobs", IN_CHAT, read_top_logprobs},
+    {"prompt_logprobs", BOTH, read_prompt_logprobs},
+    {"return_token_ids", BOTH, read_return_token_ids},
+    {"return_tokens_as_token_ids", BOTH, read_tokens_as_ids},
+    {"tool_choice", IN_CHAT, read_tool_choice},
     {"presence_penalty", ALL, read_presence},
     {"frequency_penalty", ALL, read_frequency},
     {"repetition_penalty", ALL, read_repetition},
@@ -370,7 +411,6 @@ bool req_field_known(const char *name)
         "allowed_token_ids",
         "audio",
         "bad_words",
-        "best_of",
         "cache_salt",
         "chat_template",
         "chat_template_kwargs",
@@ -399,12 +439,9 @@ bool req_field_known(const char *name)
         "prompt_cache_key",
         "prompt_cache_retention",
         "prompt_embeds",
-        "prompt_logprobs",
         "reasoning_effort",
         "request_id",
         "response_format",
-        "return_token_ids",
-        "return_tokens_as_token_ids",
         "safety_identifier",
         "service_tier",
         "skip_special_tokens",
@@ -415,7 +452,6 @@ bool req_field_known(const char *name)
         "structured_outputs",
         "suffix",
         "thinking",
-        "tool_choice",
         "tools",
         "truncate_prompt_tokens",
         "use_beam_search",

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/utf8.h"
+
 /* Reads messages[i].content when it is a list: texts joined by a newline. */
 static int read_parts(struct parse *p, const char *where, const json_t *v, struct req_str *out)
 {
@@ -74,7 +76,7 @@ static bool message_field_known(const char *key)
 static int read_member(struct parse *p, size_t i, const char *key, const json_t *v, struct req_message *m)
 {
     char at[64];
-    snprintf(at, sizeof at, "messages[%zu].%.32s", i, key);
+    snprintf(at, sizeof at, "messages[%zu].%.*s", i, utf8_cut(key, strlen(key), 32), key);
     if (!strcmp(key, "role"))
         return read_role(p, at, v, m);
     if (!strcmp(key, "content"))

@@ -28,6 +28,8 @@ struct req_limits {
     size_t max_stop, max_stop_len; /* stop strings, bytes of one */
     size_t max_bias;               /* entries of logit_bias */
     unsigned max_logprobs;         /* alternatives a token */
+    size_t max_grammar;            /* bytes of a schema, a regular expression or all choices of an answer */
+    size_t max_grammar_choices;    /* strings that an answer is chosen from */
     uint32_t max_tokens;           /* the most that max_tokens may say */
     uint32_t vocab;                /* ids must be below; 0: not checked here */
 };
@@ -94,13 +96,29 @@ struct req_sampling {
     size_t n_bias;
 };
 
+/* What form the answer must have. */
+enum req_grammar_kind { REQ_ANY, REQ_JSON_OBJECT, REQ_JSON_SCHEMA, REQ_REGEX, REQ_CHOICE };
+struct req_grammar {
+    enum req_grammar_kind kind;
+    struct req_str text; /* the schema as JSON (the client's own order of members), or the regular expression */
+    const struct req_str *choice;
+    size_t n_choices;
+    const char *param; /* the field that asked for it; constant */
+};
+
 struct req {
     enum req_kind kind;
     struct req_str model, user;
     struct req_sampling sampling;
-    unsigned n;   /* choices a prompt, at least 1 */
-    int logprobs; /* -1: none; else how many alternatives a token (0: the token alone) */
+    unsigned n;          /* choices a prompt in the answer, at least 1 */
+    unsigned best_of;    /* choices a prompt that are generated, at least n; more than n only without stream */
+    int logprobs;        /* -1: none; else how many alternatives a token (0: the token alone) */
+    int prompt_logprobs; /* the same of the prompt's tokens; -1: none. Never with stream */
     bool echo, stream, include_usage;
+    bool return_token_ids;
+    bool tokens_as_ids;           /* tokens of log-probabilities are named "token_id:N" */
+    const char *max_tokens_field; /* the field that said max_tokens; NULL: none did (constant) */
+    struct req_grammar grammar;
     const struct req_prompt *prompts; /* completions: at least one */
     size_t n_prompts;
     const struct req_message *messages; /* chat: at least one */
@@ -133,14 +151,22 @@ struct resp_head {
     const char *id, *model;  /* "cmpl-..." or "chatcmpl-..."; as the client named it */
     int64_t created;         /* seconds since 1970 */
     bool include_usage;      /* chunks carry "usage": null until the last one */
+    bool tokens_as_ids;      /* tokens of log-probabilities are written "token_id:N" */
     const char *fingerprint; /* NULL: left out */
+};
+
+/* Token ids to show; ids NULL: the field is left out. */
+struct resp_ids {
+    const int32_t *ids;
+    size_t n;
 };
 
 /* A candidate: its bytes need not be whole UTF-8 characters. */
 struct resp_top {
+    int32_t id;
+    float logprob;
     const char *bytes;
     size_t n_bytes;
-    float logprob;
 };
 struct resp_token {
     struct resp_top token;      /* logprob NaN: null (the first token of an echoed prompt) */
@@ -158,18 +184,26 @@ struct resp_choice {
     size_t n_text;
     const char *finish;                   /* "stop", "length"; NULL: null */
     const struct resp_logprobs *logprobs; /* NULL: null */
+    struct resp_ids token_ids, prompt_token_ids;
+    const struct buf *prompt_logprobs; /* made by resp_put_score; NULL: left out */
 };
+
+/* One more position of a prompt's log-probabilities, {"ID": {"logprob", "rank", "decoded_token"}, ...}: the prompt's
+ * own token t and the n_top likeliest, by rank. logprob NaN: null, of the first token. b is the list without brackets.
+ */
+void resp_put_score(struct buf *b, const struct resp_top *t, uint32_t rank, const struct resp_top *top, size_t n_top);
 
 struct resp_usage {
     uint32_t prompt_tokens, completion_tokens, cached_tokens;
 };
-/* The whole answer of a request that does not stream. */
+/* The whole answer of a request that does not stream. A chat has one prompt: its ids and log-probabilities, of the
+ * first choice, stand beside "choices". */
 void resp_full(struct buf *b, const struct resp_head *h, const struct resp_choice *choices, size_t n,
                const struct resp_usage *u);
 
 /* Server-sent events ("data: ...\n\n"). In order, a choice: resp_chunk_role (chat only), resp_chunk with text as it
  * comes, the last one with finish; after all choices resp_chunk_usage if asked for, then resp_chunk_done. */
-void resp_chunk_role(struct buf *b, const struct resp_head *h, unsigned index);
+void resp_chunk_role(struct buf *b, const struct resp_head *h, unsigned index, const struct resp_ids *prompt);
 void resp_chunk(struct buf *b, const struct resp_head *h, const struct resp_choice *c);
 void resp_chunk_usage(struct buf *b, const struct resp_head *h, const struct resp_usage *u);
 void resp_chunk_done(struct buf *b);

@@ -25,6 +25,8 @@ const struct req_limits req_limits_default = {
     .max_stop_len = 1024,
     .max_bias = 1024,
     .max_logprobs = 20,
+    .max_grammar = 256u << 10,
+    .max_grammar_choices = 1024,
     .max_tokens = 1u << 20,
 };
 
@@ -143,22 +145,43 @@ static void sampling_neutral(struct req_sampling *s)
 static int settle_max_tokens(struct parse *p)
 {
     int64_t a = p->max_tokens, b = p->max_completion_tokens;
-    bool echo = p->r && p->r->echo;
+    const char *field = b >= 0 ? "max_completion_tokens" : "max_tokens";
+    bool none = p->r && (p->r->echo || (p->where == IN_COMPLETION && p->r->prompt_logprobs >= 0));
     if (a >= 0 && b >= 0 && a != b)
         return err_param(p->e, -EINVAL, "max_completion_tokens", "max_tokens and max_completion_tokens differ");
     if (b >= 0)
         a = b;
-    if (a == 0 && !echo)
-        return err_param(p->e, -EINVAL, "max_tokens", "max_tokens must be at least 1%s",
-                         p->where == IN_COMPLETION ? " (0 only with echo)" : "");
+    if (a == 0 && !none)
+        return err_param(p->e, -EINVAL, field, "%s must be at least 1%s", field,
+                         p->where == IN_COMPLETION ? " (0 only with echo or prompt_logprobs)" : "");
     if (a >= 0) {
+        if (p->r)
+            p->r->max_tokens_field = field;
         p->s->max_tokens = (uint32_t)a;
         p->s->set |= REQ_SET_MAX_TOKENS;
     } else if (p->where == IN_COMPLETION) {
         p->s->max_tokens = 16;
     }
     if (p->s->set & REQ_SET_MAX_TOKENS && p->s->min_tokens > p->s->max_tokens)
-        return err_param(p->e, -EINVAL, "min_tokens", "min_tokens must be at most max_tokens (%u)", p->s->max_tokens);
+        return err_param(p->e, -EINVAL, "min_tokens", "min_tokens must be at most %s (%u)", field, p->s->max_tokens);
+    return 0;
+}
+
+/* n, best_of and the number of prompts. */
+static int settle_choices(struct parse *p)
+{
+    struct req *r = p->r;
+    bool asked = r->best_of > 0;
+    size_t prompts = r->n_prompts ? r->n_prompts : 1;
+    if (!asked)
+        r->best_of = r->n;
+    if (r->best_of < r->n)
+        return err_param(p->e, -EINVAL, "best_of", "best_of must be at least n (%u)", r->n);
+    if (r->best_of > r->n && r->stream)
+        return err_param(p->e, -EINVAL, "best_of", "best_of above n is not available with stream: true");
+    if (r->best_of > p->lim->max_choices / prompts)
+        return err_param(p->e, -EINVAL, asked ? "best_of" : "n", "%s times the number of prompts must be at most %zu",
+                         asked ? "best_of" : "n", p->lim->max_choices);
     return 0;
 }
 
@@ -178,10 +201,10 @@ static int settle_request(struct parse *p)
         return err_param(p->e, -EINVAL, "top_logprobs", "top_logprobs is allowed only with logprobs: true");
     if (p->chat_logprobs)
         r->logprobs = p->top_logprobs > 0 ? (int)p->top_logprobs : 0;
-    size_t prompts = r->n_prompts ? r->n_prompts : 1;
-    if (r->n > p->lim->max_choices / prompts)
-        return err_param(p->e, -EINVAL, "n", "n times the number of prompts must be at most %zu", p->lim->max_choices);
-    return settle_max_tokens(p);
+    if (r->prompt_logprobs >= 0 && r->stream)
+        return err_param(p->e, -EINVAL, "prompt_logprobs", "prompt_logprobs is not available with stream: true");
+    int rc = settle_choices(p);
+    return rc ? rc : settle_max_tokens(p);
 }
 
 static int parse_request(const char *body, size_t n, enum req_kind kind, const struct req_limits *lim, struct arena *a,
@@ -200,7 +223,7 @@ static int parse_request(const char *body, size_t n, enum req_kind kind, const s
         return too_large(&p);
     p.r->kind = kind;
     p.r->n = 1;
-    p.r->logprobs = -1;
+    p.r->logprobs = p.r->prompt_logprobs = -1;
     p.s = &p.r->sampling;
     sampling_neutral(p.s);
     json_t *root = load_object(body, n, lim, e, &rc);

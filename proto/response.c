@@ -18,16 +18,68 @@ static void put_cstr(struct buf *b, const char *s)
 }
 
 /* A token that is part of a character has no text of its own: OpenAI writes its bytes out, which keeps keys apart. */
-static void put_token_text(struct buf *b, const char *s, size_t n)
+static void put_token_text(struct buf *b, const struct resp_top *t, bool as_id)
 {
-    if (utf8_valid(s, n) == n) {
-        json_put_string(b, s, n);
+    if (as_id) {
+        buf_printf(b, "\"token_id:%d\"", (int)t->id);
+        return;
+    }
+    if (utf8_valid(t->bytes, t->n_bytes) == t->n_bytes) {
+        json_put_string(b, t->bytes, t->n_bytes);
         return;
     }
     buf_puts(b, "\"bytes:");
-    for (size_t i = 0; i < n; i++)
-        buf_printf(b, "\\\\x%02x", (unsigned char)s[i]);
+    for (size_t i = 0; i < t->n_bytes; i++)
+        buf_printf(b, "\\\\x%02x", (unsigned char)t->bytes[i]);
     buf_puts(b, "\"");
+}
+
+/* ,"name":[ids], where there are any to show */
+static void put_ids(struct buf *b, const char *name, const struct resp_ids *ids)
+{
+    if (!ids->ids)
+        return;
+    buf_printf(b, ",\"%s\":[", name);
+    for (size_t i = 0; i < ids->n; i++)
+        buf_printf(b, "%s%d", i ? "," : "", (int)ids->ids[i]);
+    buf_puts(b, "]");
+}
+
+static void put_scores(struct buf *b, const struct buf *scores)
+{
+    if (!scores)
+        return;
+    buf_puts(b, ",\"prompt_logprobs\":[");
+    buf_append(b, scores->data, scores->len);
+    buf_puts(b, "]");
+    b->failed |= scores->failed;
+}
+
+static void put_score(struct buf *b, const struct resp_top *t, uint32_t rank)
+{
+    buf_printf(b, "\"%d\":{\"logprob\":", (int)t->id);
+    json_put_float(b, t->logprob);
+    buf_printf(b, ",\"rank\":%u,\"decoded_token\":", rank);
+    json_put_string(b, t->bytes, t->n_bytes);
+    buf_puts(b, "}");
+}
+
+void resp_put_score(struct buf *b, const struct resp_top *t, uint32_t rank, const struct resp_top *top, size_t n_top)
+{
+    buf_puts(b, b->len ? "," : "");
+    if (isnan(t->logprob)) {
+        buf_puts(b, "null");
+        return;
+    }
+    buf_puts(b, "{");
+    put_score(b, t, rank);
+    for (size_t i = 0; i < n_top; i++) {
+        if (top[i].id == t->id)
+            continue;
+        buf_puts(b, ",");
+        put_score(b, &top[i], (uint32_t)i + 1);
+    }
+    buf_puts(b, "}");
 }
 
 static void put_head(struct buf *b, const struct resp_head *h, const char *object)
@@ -51,21 +103,21 @@ static void put_usage(struct buf *b, const struct resp_usage *u)
                u->cached_tokens);
 }
 
-static bool same_bytes(const struct resp_top *x, const struct resp_top *y)
+static bool same_name(const struct resp_top *x, const struct resp_top *y, bool as_id)
 {
-    return x->n_bytes == y->n_bytes && !memcmp(x->bytes, y->bytes, x->n_bytes);
+    return as_id ? x->id == y->id : x->n_bytes == y->n_bytes && !memcmp(x->bytes, y->bytes, x->n_bytes);
 }
 
-static void put_pair(struct buf *b, const struct resp_top *t, bool first)
+static void put_pair(struct buf *b, const struct resp_top *t, bool as_id, bool first)
 {
     buf_puts(b, first ? "" : ",");
-    put_token_text(b, t->bytes, t->n_bytes);
+    put_token_text(b, t, as_id);
     buf_puts(b, ":");
     json_put_float(b, t->logprob);
 }
 
 /* {"token": logprob...}: the best ones and the one that was taken. Two ids of one text keep the better. */
-static void put_top_map(struct buf *b, const struct resp_token *t)
+static void put_top_map(struct buf *b, const struct resp_token *t, bool as_id)
 {
     bool taken = false, first = true;
     if (isnan(t->token.logprob)) {
@@ -75,25 +127,25 @@ static void put_top_map(struct buf *b, const struct resp_token *t)
     buf_puts(b, "{");
     for (size_t i = 0; i < t->n_top; i++) {
         size_t j = 0;
-        while (j < i && !same_bytes(&t->top[i], &t->top[j]))
+        while (j < i && !same_name(&t->top[i], &t->top[j], as_id))
             j++;
         if (j < i)
             continue;
-        put_pair(b, &t->top[i], first);
+        put_pair(b, &t->top[i], as_id, first);
         first = false;
-        taken |= same_bytes(&t->top[i], &t->token);
+        taken |= same_name(&t->top[i], &t->token, as_id);
     }
     if (!taken)
-        put_pair(b, &t->token, first);
+        put_pair(b, &t->token, as_id, first);
     buf_puts(b, "}");
 }
 
-static void put_completion_logprobs(struct buf *b, const struct resp_logprobs *lp)
+static void put_completion_logprobs(struct buf *b, const struct resp_logprobs *lp, bool as_id)
 {
     buf_puts(b, "{\"tokens\":[");
     for (size_t i = 0; i < lp->n_tokens; i++) {
         buf_puts(b, i ? "," : "");
-        put_token_text(b, lp->tokens[i].token.bytes, lp->tokens[i].token.n_bytes);
+        put_token_text(b, &lp->tokens[i].token, as_id);
     }
     buf_puts(b, "],\"token_logprobs\":[");
     for (size_t i = 0; i < lp->n_tokens; i++) {
@@ -103,7 +155,7 @@ static void put_completion_logprobs(struct buf *b, const struct resp_logprobs *l
     buf_puts(b, "],\"top_logprobs\":[");
     for (size_t i = 0; i < lp->n_tokens; i++) {
         buf_puts(b, i ? "," : "");
-        put_top_map(b, &lp->tokens[i]);
+        put_top_map(b, &lp->tokens[i], as_id);
     }
     buf_puts(b, "],\"text_offset\":[");
     size_t offset = lp->text_offset;
@@ -114,10 +166,13 @@ static void put_completion_logprobs(struct buf *b, const struct resp_logprobs *l
     buf_puts(b, "]}");
 }
 
-static void put_chat_token(struct buf *b, const struct resp_top *t)
+static void put_chat_token(struct buf *b, const struct resp_top *t, bool as_id)
 {
     buf_puts(b, "{\"token\":");
-    json_put_string(b, t->bytes, t->n_bytes);
+    if (as_id)
+        put_token_text(b, t, true);
+    else
+        json_put_string(b, t->bytes, t->n_bytes);
     buf_puts(b, ",\"logprob\":");
     json_put_float(b, t->logprob);
     buf_puts(b, ",\"bytes\":[");
@@ -126,17 +181,17 @@ static void put_chat_token(struct buf *b, const struct resp_top *t)
     buf_puts(b, "]");
 }
 
-static void put_chat_logprobs(struct buf *b, const struct resp_logprobs *lp)
+static void put_chat_logprobs(struct buf *b, const struct resp_logprobs *lp, bool as_id)
 {
     buf_puts(b, "{\"content\":[");
     for (size_t i = 0; i < lp->n_tokens; i++) {
         const struct resp_token *t = &lp->tokens[i];
         buf_puts(b, i ? "," : "");
-        put_chat_token(b, &t->token);
+        put_chat_token(b, &t->token, as_id);
         buf_puts(b, ",\"top_logprobs\":[");
         for (size_t j = 0; j < t->n_top; j++) {
             buf_puts(b, j ? "," : "");
-            put_chat_token(b, &t->top[j]);
+            put_chat_token(b, &t->top[j], as_id);
             buf_puts(b, "}");
         }
         buf_puts(b, "]}");
@@ -145,20 +200,25 @@ static void put_chat_logprobs(struct buf *b, const struct resp_logprobs *lp)
 }
 
 /* The end of a choice, whatever came before it. */
-static void put_choice_tail(struct buf *b, enum req_kind kind, const struct resp_choice *c)
+static void put_choice_tail(struct buf *b, const struct resp_head *h, const struct resp_choice *c)
 {
     buf_puts(b, ",\"logprobs\":");
     if (!c->logprobs)
         buf_puts(b, "null");
-    else if (kind == REQ_CHAT)
-        put_chat_logprobs(b, c->logprobs);
+    else if (h->kind == REQ_CHAT)
+        put_chat_logprobs(b, c->logprobs, h->tokens_as_ids);
     else
-        put_completion_logprobs(b, c->logprobs);
+        put_completion_logprobs(b, c->logprobs, h->tokens_as_ids);
     buf_puts(b, ",\"finish_reason\":");
     if (c->finish)
         put_cstr(b, c->finish);
     else
         buf_puts(b, "null");
+    put_ids(b, "token_ids", &c->token_ids);
+    if (h->kind == REQ_COMPLETION) {
+        put_ids(b, "prompt_token_ids", &c->prompt_token_ids);
+        put_scores(b, c->prompt_logprobs);
+    }
     buf_puts(b, "}");
 }
 
@@ -175,10 +235,14 @@ void resp_full(struct buf *b, const struct resp_head *h, const struct resp_choic
         json_put_string(b, c->text, c->n_text);
         if (chat)
             buf_puts(b, ",\"refusal\":null}");
-        put_choice_tail(b, h->kind, c);
+        put_choice_tail(b, h, c);
     }
     buf_puts(b, "],\"usage\":");
     put_usage(b, u);
+    if (chat && n) {
+        put_ids(b, "prompt_token_ids", &choices[0].prompt_token_ids);
+        put_scores(b, choices[0].prompt_logprobs);
+    }
     buf_puts(b, "}");
 }
 
@@ -189,19 +253,22 @@ static void chunk_begin(struct buf *b, const struct resp_head *h)
     buf_puts(b, ",\"choices\":[");
 }
 
-static void chunk_end(struct buf *b, const struct resp_head *h)
+static void chunk_end(struct buf *b, const struct resp_head *h, const struct resp_ids *prompt)
 {
-    buf_puts(b, h->include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
+    buf_puts(b, h->include_usage ? "],\"usage\":null" : "]");
+    if (prompt)
+        put_ids(b, "prompt_token_ids", prompt);
+    buf_puts(b, "}\n\n");
 }
 
-void resp_chunk_role(struct buf *b, const struct resp_head *h, unsigned index)
+void resp_chunk_role(struct buf *b, const struct resp_head *h, unsigned index, const struct resp_ids *prompt)
 {
     chunk_begin(b, h);
     buf_printf(b,
                "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
                "\"logprobs\":null,\"finish_reason\":null}",
                index);
-    chunk_end(b, h);
+    chunk_end(b, h, prompt);
 }
 
 void resp_chunk(struct buf *b, const struct resp_head *h, const struct resp_choice *c)
@@ -218,8 +285,8 @@ void resp_chunk(struct buf *b, const struct resp_head *h, const struct resp_choi
     } else {
         buf_puts(b, "\"delta\":{}");
     }
-    put_choice_tail(b, h->kind, c);
-    chunk_end(b, h);
+    put_choice_tail(b, h, c);
+    chunk_end(b, h, NULL);
 }
 
 void resp_chunk_usage(struct buf *b, const struct resp_head *h, const struct resp_usage *u)

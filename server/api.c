@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/utf8.h"
 #include "server/server.h"
 
 static void send_json(struct http_req *r, const struct buf *b)
@@ -107,7 +108,7 @@ static void get_model(struct server *sv, struct http_req *r, uint32_t tenant, co
     struct task_version *v = tasks_get(sv->tasks, tenant, id, strlen(id));
     struct err e;
     if (!v) {
-        err_param(&e, -ENOENT, "model", "the model \"%.200s\" does not exist", id);
+        err_param(&e, -ENOENT, "model", "the model \"%.*s\" does not exist", utf8_cut(id, strlen(id), 200), id);
         api_error(r, 404, &e, NULL);
         return;
     }
@@ -184,7 +185,8 @@ static bool check_route(struct http_req *r, enum route route, bool post)
     const char *method = http_method(r);
     struct err e;
     if (route == R_NONE) {
-        err_set(&e, -ENOENT, "there is nothing at %.200s", http_path(r));
+        err_set(&e, -ENOENT, "there is nothing at %.*s", utf8_cut(http_path(r), strlen(http_path(r)), 200),
+                http_path(r));
         api_error(r, 404, &e, NULL);
         return false;
     }

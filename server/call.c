@@ -14,6 +14,7 @@
 
 #include <jansson.h>
 
+#include "common/utf8.h"
 #include "server/scheduler.h"
 
 /* ---- life ---- */
@@ -37,6 +38,8 @@ void call_drop(struct call *c)
     for (size_t i = 0; c->choice && i < c->n_choices; i++)
         choice_close(&c->choice[i]);
     free(c->choice);
+    for (size_t i = 0; c->prompt && i < c->n_prompts; i++)
+        buf_free(&c->prompt[i].scores);
     task_unref(c->task);
     free(c->body_copy);
     arena_free(c->a);
@@ -215,14 +218,17 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
     const struct req *q = c->req;
     const struct req_sampling *s = &q->sampling;
     const struct server *sv = c->sv;
+    int echoed = q->echo ? q->logprobs : -1, most = echoed > q->prompt_logprobs ? echoed : q->prompt_logprobs;
     *g = (struct gen_spec){.prompt = p->id,
                            .n_prompt = (uint32_t)p->n,
-                           .n_choices = q->n,
+                           .n_choices = q->best_of,
                            .max_tokens = s->max_tokens,
                            .min_tokens = s->min_tokens,
                            .ignore_eos = s->ignore_eos,
-                           .score_prompt = q->echo && q->logprobs >= 0,
-                           .n_top = q->logprobs,
+                           .score_prompt = most >= 0,
+                           .n_prompt_top = most > 0 ? most : 0,
+                           .rank_prompt = q->prompt_logprobs >= 0,
+                           .n_top = q->logprobs < 0 && q->best_of > q->n ? 0 : q->logprobs,
                            .seed = s->seed,
                            .temperature = s->temperature,
                            .top_p = s->top_p,
@@ -239,11 +245,62 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
                            .tenant = c->tenant,
                            .task = c->task->number};
     if (q->kind == REQ_CHAT && !g->max_tokens)
-        g->max_tokens = chat_rest(sv->mi, p->n, q->n);
+        g->max_tokens = chat_rest(sv->mi, p->n, q->best_of);
     if (!(s->set & REQ_SET_SEED) && getrandom(&g->seed, sizeof g->seed, GRND_NONBLOCK) < 0)
         g->seed = mono_ns();
     if (sv->o->request_timeout_ms)
         g->deadline_ns = c->start_ns + (uint64_t)sv->o->request_timeout_ms * 1000000u;
+}
+
+static const char *prompt_field(const struct call *c)
+{
+    return c->kind == REQ_CHAT ? "messages" : "prompt";
+}
+
+/* The field at fault is the one that the client sent. */
+static int check_context(const struct call *c, const struct gen_spec *g, struct err *e)
+{
+    const char *field = c->req->max_tokens_field;
+    uint32_t most = c->sv->mi->max_context;
+    if (g->n_prompt > most)
+        return err_param(e, -EINVAL, prompt_field(c), "the prompt has %u tokens, the context holds %u", g->n_prompt,
+                         most);
+    if ((uint64_t)g->n_prompt + g->max_tokens <= most)
+        return 0;
+    if (field)
+        return err_param(e, -EINVAL, field, "the prompt has %u tokens and %s is %u, the context holds %u", g->n_prompt,
+                         field, g->max_tokens, most);
+    return err_param(e, -EINVAL, prompt_field(c),
+                     "the prompt has %u tokens and the answer may have %u by default, the context holds %u",
+                     g->n_prompt, g->max_tokens, most);
+}
+
+/* As the scheduler names fields, in the client's words. */
+static void name_field(const struct call *c, struct err *e)
+{
+    const struct req *q = c->req;
+    const char *name = e->param;
+    if (!strcmp(name, "max_tokens"))
+        name = q->max_tokens_field ? q->max_tokens_field : "prompt";
+    if (!strcmp(name, "n") && q->best_of > q->n)
+        name = "best_of";
+    if (!strcmp(name, "prompt"))
+        name = prompt_field(c);
+    memmove(e->param, name, strlen(name) + 1);
+}
+
+static int check_scores(struct call *c, const struct gen_spec *g, struct err *e)
+{
+    const struct req *q = c->req;
+    bool echoed = q->echo && q->logprobs >= 0;
+    if (!g->score_prompt)
+        return 0;
+    c->n_scores += (uint64_t)g->n_prompt * ((uint32_t)g->n_prompt_top + 1) * (echoed ? q->best_of : q->n);
+    if (c->n_scores <= CALL_SCORES_MAX)
+        return 0;
+    const char *field = q->prompt_logprobs >= 0 ? "prompt_logprobs" : "logprobs";
+    return err_param(e, -EINVAL, field, "%s: the prompts' log-probabilities would be more than %llu in one answer",
+                     field, (unsigned long long)CALL_SCORES_MAX);
 }
 
 static int make_gen(struct call *c, size_t i, const struct kern_bias *bias, struct err *e)
@@ -252,13 +309,18 @@ static int make_gen(struct call *c, size_t i, const struct kern_bias *bias, stru
     fill_spec(c, &c->prompt[i], &spec);
     spec.bias = bias;
     if (!spec.n_prompt)
-        return err_param(e, -EINVAL, c->kind == REQ_CHAT ? "messages" : "prompt", "prompt %zu has no tokens", i);
-    int rc = sched_fits(c->sv->mi, &spec, e);
+        return err_param(e, -EINVAL, prompt_field(c), "prompt %zu has no tokens", i);
+    int rc = check_context(c, &spec, e);
+    if (rc)
+        return rc;
+    rc = sched_fits(c->sv->mi, &spec, e);
     if (rc) {
-        if (c->kind == REQ_CHAT && !strcmp(e->param, "prompt"))
-            snprintf(e->param, sizeof e->param, "messages");
+        name_field(c, e);
         return rc;
     }
+    rc = check_scores(c, &spec, e);
+    if (rc)
+        return rc;
     c->n_prompt_tokens += spec.n_prompt;
     if (!spec.max_tokens && !spec.score_prompt)
         return 0;
@@ -307,8 +369,8 @@ static void submit(struct call *c)
     sv->metrics.prompt_tokens += c->n_prompt_tokens;
     for (size_t i = 0; i < c->n_prompts; i++) {
         if (!c->gen[i]) {
-            for (size_t k = 0; k < c->req->n; k++)
-                choice_end(&c->choice[i * c->req->n + k], "length");
+            for (size_t k = 0; k < c->n_each; k++)
+                choice_end(&c->choice[i * c->n_each + k], "length");
             continue;
         }
         c->n_with_engine++;
@@ -353,8 +415,10 @@ static int fill_head(struct call *c)
                            .model = c->task->id,
                            .created = (int64_t)time(NULL),
                            .include_usage = q->include_usage,
+                           .tokens_as_ids = q->tokens_as_ids,
                            .fingerprint = c->sv->fingerprint[0] ? c->sv->fingerprint : NULL};
     c->n_prompts = c->kind == REQ_CHAT ? 1 : q->n_prompts;
+    c->n_each = q->best_of;
     c->prompt = arena_calloc(c->a, c->n_prompts, sizeof *c->prompt);
     c->gen = arena_calloc(c->a, c->n_prompts, sizeof(struct gen *));
     return c->head.id && c->prompt && c->gen ? 0 : -ENOMEM;
@@ -378,7 +442,8 @@ static void after_parse(struct call *c, int rc, struct err *e)
     struct req *q = c->req;
     c->task = tasks_get(c->sv->tasks, c->tenant, q->model.ptr, q->model.len);
     if (!c->task) {
-        err_param(e, -ENOENT, "model", "the model \"%.200s\" does not exist", q->model.ptr);
+        err_param(e, -ENOENT, "model", "the model \"%.*s\" does not exist", utf8_cut(q->model.ptr, q->model.len, 200),
+                  q->model.ptr);
         fail_by_code(c, -ENOENT, e);
         return;
     }

@@ -12,6 +12,8 @@
 
 /* Bodies above this are parsed and tokenized on the worker pool. */
 #define CALL_INLINE_BYTES ((size_t)16 << 10)
+/* Most log-probabilities of prompts in one answer, alternatives and repeats in each choice counted. */
+#define CALL_SCORES_MAX ((uint64_t)1 << 20)
 /* Most bytes of one request's structs, prompts and tables. */
 #define CALL_ARENA_BYTES ((size_t)64 << 20)
 
@@ -19,6 +21,7 @@ struct call_prompt {
     struct req_str text; /* of a text prompt: for echo */
     const int32_t *id;
     size_t n;
+    struct buf scores; /* its prompt_logprobs as JSON, as they come */
 };
 
 struct call {
@@ -39,9 +42,11 @@ struct call {
     size_t n_prompts;
     struct gen **gen; /* [n_prompts], NULL where none is needed or it was freed */
     size_t n_with_engine;
-    struct choice *choice; /* [n_prompts * n], a prompt's together */
-    size_t n_choices, n_finished;
-    uint64_t n_prompt_tokens;
+    size_t n_each;         /* choices that are generated of a prompt: best_of */
+    struct choice *choice; /* [n_prompts * n_each], a prompt's together */
+    size_t n_choices;
+    bool sent_prompt_ids; /* a chat's stream: with its first chunk */
+    uint64_t n_prompt_tokens, n_scores;
 
     uv_work_t work;
     int (*stage)(struct call *c, struct err *e);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "server/call.h"
+#include "server/log.h"
 
 /* ---- choices ---- */
 
@@ -25,13 +26,13 @@ static int echo_text(struct call *c, const struct call_prompt *p, struct buf *ou
 int call_open_choices(struct call *c)
 {
     const struct req *q = c->req;
-    c->n_choices = c->n_prompts * q->n;
+    c->n_choices = c->n_prompts * c->n_each;
     c->choice = calloc(c->n_choices, sizeof *c->choice);
     if (!c->choice)
         return -ENOMEM;
     for (size_t i = 0; i < c->n_choices; i++) {
-        choice_open(&c->choice[i], &q->sampling, q->logprobs);
-        if (q->echo && echo_text(c, &c->prompt[i / q->n], &c->choice[i].out))
+        choice_open(&c->choice[i], q);
+        if (q->echo && echo_text(c, &c->prompt[i / c->n_each], &c->choice[i].out))
             return -ENOMEM;
     }
     return 0;
@@ -99,25 +100,68 @@ static bool all_finished(const struct call *c)
 
 /* ---- one answer ---- */
 
+static double mean_logprob(const struct choice *ch)
+{
+    return ch->n_out ? ch->sum_logprob / ch->n_out : 0;
+}
+
+/* Which of a prompt's choices are shown: the n of the highest mean log-probability, best first; all of them in their
+ * order where none is left out. */
+static void pick_best(const struct call *c, size_t first, size_t *out)
+{
+    size_t n = c->req->n, have = 0;
+    for (size_t k = 0; k < c->n_each; k++) {
+        size_t at = have < n ? have++ : n;
+        double mean = mean_logprob(&c->choice[first + k]);
+        while (c->n_each > n && at && mean_logprob(&c->choice[out[at - 1]]) < mean) {
+            if (at < n)
+                out[at] = out[at - 1];
+            at--;
+        }
+        if (at < n)
+            out[at] = first + k;
+    }
+}
+
+static void put_prompt(const struct call *c, size_t prompt, struct resp_choice *rc)
+{
+    const struct call_prompt *p = &c->prompt[prompt];
+    if (c->req->return_token_ids)
+        rc->prompt_token_ids = (struct resp_ids){p->id, p->n};
+    if (c->req->prompt_logprobs >= 0)
+        rc->prompt_logprobs = &p->scores;
+}
+
+/* The choices that are shown, prompt by prompt. */
+static int take_choices(struct call *c, size_t n, struct resp_choice *rc, struct resp_logprobs *lp)
+{
+    size_t *shown = arena_calloc(c->a, n, sizeof *shown);
+    if (!rc || !lp || !shown)
+        return -ENOMEM;
+    for (size_t p = 0; p < c->n_prompts; p++)
+        pick_best(c, p * c->n_each, shown + p * c->req->n);
+    for (size_t i = 0; i < n; i++) {
+        rc[i].index = (unsigned)i;
+        if (choice_take(&c->choice[shown[i]], c->sv->tok, c->a, &rc[i], &lp[i]))
+            return -ENOMEM;
+        put_prompt(c, i / c->req->n, &rc[i]);
+    }
+    return 0;
+}
+
 static void answer_whole(struct call *c)
 {
-    struct resp_choice *rc = arena_calloc(c->a, c->n_choices, sizeof *rc);
-    struct resp_logprobs *lp = arena_calloc(c->a, c->n_choices, sizeof *lp);
-    if (!rc || !lp) {
+    size_t n = c->n_prompts * c->req->n;
+    struct resp_choice *rc = arena_calloc(c->a, n, sizeof *rc);
+    struct resp_logprobs *lp = arena_calloc(c->a, n, sizeof *lp);
+    if (take_choices(c, n, rc, lp)) {
         fail_memory(c);
         return;
-    }
-    for (size_t i = 0; i < c->n_choices; i++) {
-        rc[i].index = (unsigned)i;
-        if (choice_take(&c->choice[i], c->sv->tok, c->a, &rc[i], &lp[i])) {
-            fail_memory(c);
-            return;
-        }
     }
     struct resp_usage u;
     struct buf b = {0};
     usage(c, &u);
-    resp_full(&b, &c->head, rc, c->n_choices, &u);
+    resp_full(&b, &c->head, rc, n, &u);
     if (b.failed) {
         fail_memory(c);
     } else {
@@ -165,11 +209,17 @@ static int chunk(struct call *c, size_t i, struct arena *scratch, struct buf *b)
     ch->dirty = false;
     if (choice_take(ch, c->sv->tok, scratch, &rc, &lp))
         return -ENOMEM;
-    if (c->kind == REQ_CHAT && !ch->begun)
-        resp_chunk_role(b, &c->head, (unsigned)i);
-    ch->begun = true;
+    if (!ch->begun)
+        put_prompt(c, i / c->n_each, &rc);
+    if (c->kind == REQ_CHAT && !ch->begun) {
+        resp_chunk_role(b, &c->head, (unsigned)i, c->sent_prompt_ids ? NULL : &rc.prompt_token_ids);
+        c->sent_prompt_ids = true;
+    }
+    if (c->kind == REQ_CHAT)
+        ch->begun = true;
     if (!rc.n_text && !lp.n_tokens && !rc.finish)
         return 0;
+    ch->begun = true;
     resp_chunk(b, &c->head, &rc);
     for (size_t k = 0; k < lp.n_tokens; k++)
         ch->chars += resp_chars(lp.tokens[k].token.bytes, lp.tokens[k].token.n_bytes);
@@ -241,17 +291,33 @@ static void times(struct call *c, struct gen *g, const struct gen_event *ev)
     c->last_ns = now;
 }
 
-static int take_event(struct call *c, struct gen *g, size_t first, const struct gen_event *ev, const int32_t *top_id,
+/* A token of the prompt: to the echoing choices, and to the list of the prompt's log-probabilities. */
+static int take_prompt_event(struct call *c, size_t at, const struct gen_event *ev, const int32_t *top_id,
+                             const float *top_logprob)
+{
+    const struct tok *t = c->sv->tok;
+    const struct req *q = c->req;
+    int rc = 0;
+    for (size_t k = 0; q->echo && !rc && k < c->n_each; k++)
+        rc = choice_token(&c->choice[at * c->n_each + k], t, ev, top_id, top_logprob);
+    if (rc || q->prompt_logprobs < 0)
+        return rc;
+    struct resp_top own, top[KERN_TOP_MAX];
+    size_t n_top = 0;
+    choice_top(t, ev->token, ev->logprob, &own);
+    for (; n_top < (size_t)q->prompt_logprobs && top_id[n_top] >= 0; n_top++)
+        choice_top(t, top_id[n_top], top_logprob[n_top], &top[n_top]);
+    resp_put_score(&c->prompt[at].scores, &own, ev->rank, top, n_top);
+    return c->prompt[at].scores.failed ? -ENOMEM : 0;
+}
+
+static int take_event(struct call *c, struct gen *g, size_t at, const struct gen_event *ev, const int32_t *top_id,
                       const float *top_logprob)
 {
     const struct tok *t = c->sv->tok;
-    if (ev->of_prompt) {
-        int rc = 0;
-        for (size_t k = 0; !rc && k < c->req->n; k++)
-            rc = choice_token(&c->choice[first + k], t, ev, top_id, top_logprob);
-        return rc;
-    }
-    struct choice *ch = &c->choice[first + ev->choice];
+    if (ev->of_prompt)
+        return take_prompt_event(c, at, ev, top_id, top_logprob);
+    struct choice *ch = &c->choice[at * c->n_each + ev->choice];
     if (ch->finish)
         return 0;
     times(c, g, ev);
@@ -270,13 +336,23 @@ static void drain(struct call *c, struct gen *g, size_t at)
     int rc = 0;
     while (gen_peek(g, &ev, &top_id, &top_logprob)) {
         if (c->r && !c->answered && !rc)
-            rc = take_event(c, g, at * c->req->n, &ev, top_id, top_logprob);
+            rc = take_event(c, g, at, &ev, top_id, top_logprob);
         gen_pop(g);
     }
     if (rc)
         fail_memory(c);
     if (full)
         engine_kick(c->sv->en);
+}
+
+/* What went wrong inside is for the log; the client gets the number to ask about. */
+static void hide_failure(const struct call *c, struct gen *g)
+{
+    if (resp_status(g->code) != 500)
+        return;
+    const char *id = c->r ? http_request_id(c->r) : "of a client that has left";
+    log_line("error", "request %s: %s", id, g->err.msg);
+    err_set(&g->err, g->code, "the server failed while computing; request ID %s", id);
 }
 
 static void gen_over(struct call *c, struct gen *g, size_t at)
@@ -287,10 +363,12 @@ static void gen_over(struct call *c, struct gen *g, size_t at)
     sv->n_gens--;
     if (c->tenant < sv->n_tenant_gens)
         sv->tenant_gens[c->tenant]--;
-    if (g->code && g->code != -ECANCELED)
+    if (g->code && g->code != -ECANCELED) {
+        hide_failure(c, g);
         call_fail(c, resp_status(g->code), &g->err, NULL);
-    for (size_t k = 0; !g->code && k < c->req->n; k++)
-        choice_end(&c->choice[at * c->req->n + k], "length");
+    }
+    for (size_t k = 0; !g->code && k < c->n_each; k++)
+        choice_end(&c->choice[at * c->n_each + k], "length");
     gen_free(g);
 }
 

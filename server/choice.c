@@ -9,12 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-void choice_open(struct choice *c, const struct req_sampling *s, int n_top)
+void choice_open(struct choice *c, const struct req *q)
 {
     memset(c, 0, sizeof *c);
-    text_open(&c->text, s->stop, s->n_stop);
-    c->logprobs = n_top >= 0;
-    c->n_top = n_top > 0 ? (size_t)n_top : 0;
+    text_open(&c->text, q->sampling.stop, q->sampling.n_stop);
+    c->logprobs = q->logprobs >= 0;
+    c->n_top = q->logprobs > 0 ? (size_t)q->logprobs : 0;
+    c->keep_ids = q->return_token_ids;
 }
 
 void choice_close(struct choice *c)
@@ -24,6 +25,8 @@ void choice_close(struct choice *c)
     free(c->token);
     free(c->top_id);
     free(c->top_logprob);
+    free(c->id);
+    c->id = NULL;
     c->token = NULL;
     c->top_id = NULL;
     c->top_logprob = NULL;
@@ -67,6 +70,22 @@ static int keep(struct choice *c, const struct gen_event *ev, const int32_t *top
     return 0;
 }
 
+static int keep_id(struct choice *c, int32_t id)
+{
+    if (!c->keep_ids)
+        return 0;
+    if (c->n_ids == c->cap_ids) {
+        size_t cap = c->cap_ids ? 2 * c->cap_ids : 32;
+        int32_t *p = realloc(c->id, cap * sizeof *p);
+        if (!p)
+            return -ENOMEM;
+        c->id = p;
+        c->cap_ids = cap;
+    }
+    c->id[c->n_ids++] = id;
+    return 0;
+}
+
 int choice_end(struct choice *c, const char *why)
 {
     if (c->finish)
@@ -87,9 +106,10 @@ int choice_token(struct choice *c, const struct tok *t, const struct gen_event *
     if (ev->of_prompt)
         return keep(c, ev, top_id, top_logprob);
     c->n_out++;
-    int rc = 0;
+    c->sum_logprob += (double)ev->logprob;
+    int rc = keep_id(c, ev->token);
     bool silent = ev->finish == GEN_STOP || tok_is_special(t, ev->token) || tok_piece(t, ev->token, &bytes, &n);
-    if (!silent)
+    if (!rc && !silent)
         rc = text_push(&c->text, bytes, n, &c->out);
     if (!rc)
         rc = keep(c, ev, top_id, top_logprob);
@@ -100,9 +120,9 @@ int choice_token(struct choice *c, const struct tok *t, const struct gen_event *
     return rc;
 }
 
-static void fill_top(const struct tok *t, int32_t id, float logprob, struct resp_top *out)
+void choice_top(const struct tok *t, int32_t id, float logprob, struct resp_top *out)
 {
-    *out = (struct resp_top){"", 0, logprob};
+    *out = (struct resp_top){id, logprob, "", 0};
     tok_piece(t, id, &out->bytes, &out->n_bytes);
 }
 
@@ -113,10 +133,10 @@ static int fill_tokens(struct choice *c, const struct tok *t, struct arena *a, s
     if (!out || (c->n_top && !tops))
         return -ENOMEM;
     for (size_t i = 0; i < n; i++) {
-        fill_top(t, c->token[i].id, c->token[i].logprob, &out[i].token);
+        choice_top(t, c->token[i].id, c->token[i].logprob, &out[i].token);
         const int32_t *id = c->n_top ? c->top_id + i * c->n_top : NULL;
         for (size_t k = 0; k < c->n_top && id[k] >= 0; k++, out[i].n_top++)
-            fill_top(t, id[k], c->top_logprob[i * c->n_top + k], &tops[i * c->n_top + k]);
+            choice_top(t, id[k], c->top_logprob[i * c->n_top + k], &tops[i * c->n_top + k]);
         out[i].top = out[i].n_top ? tops + i * c->n_top : NULL;
     }
     *lp = (struct resp_logprobs){.tokens = out, .n_tokens = n, .text_offset = c->chars};
@@ -136,12 +156,16 @@ int choice_take(struct choice *c, const struct tok *t, struct arena *a, struct r
     rc->n_text = c->out.len;
     rc->finish = c->finish;
     rc->logprobs = c->logprobs ? lp : NULL;
+    static const int32_t none;
+    if (c->keep_ids)
+        rc->token_ids = (struct resp_ids){c->id ? c->id : &none, c->n_ids};
     return c->out.failed ? -ENOMEM : 0;
 }
 
 void choice_sent(struct choice *c, size_t n_tokens)
 {
     buf_clear(&c->out);
+    c->n_ids = 0;
     if (!n_tokens)
         return;
     c->n_tokens -= n_tokens;

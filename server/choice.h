@@ -24,17 +24,20 @@ struct choice {
     int32_t *top_id;    /* [cap][n_top] */
     float *top_logprob; /* [cap][n_top] */
     size_t n_tokens, cap, n_top;
+    int32_t *id; /* generated and not sent yet, where they are asked for */
+    size_t n_ids, cap_ids;
+    double sum_logprob; /* of the tokens generated */
     size_t chars;       /* of the tokens that were sent */
     uint32_t n_out;     /* tokens generated */
     const char *finish; /* "stop", "length" */
-    bool logprobs;
-    bool begun; /* chat: the role was sent */
+    bool logprobs, keep_ids;
+    bool begun; /* the first chunk was sent; in a chat, the role */
     bool dirty; /* something came since it was last sent */
     bool sent_finish;
 };
 
-/* n_top < 0: no log-probabilities. */
-void choice_open(struct choice *c, const struct req_sampling *s, int n_top);
+/* What q asks for; q must outlive c. */
+void choice_open(struct choice *c, const struct req *q);
 void choice_close(struct choice *c);
 
 /* A token of the prompt or of the answer; sets finish when it was the last. 0 or -ENOMEM. */
@@ -48,5 +51,8 @@ int choice_end(struct choice *c, const char *why);
 int choice_take(struct choice *c, const struct tok *t, struct arena *a, struct resp_choice *rc,
                 struct resp_logprobs *lp);
 void choice_sent(struct choice *c, size_t n_tokens);
+
+/* A token and its log-probability as the answers show it. The bytes are t's. */
+void choice_top(const struct tok *t, int32_t id, float logprob, struct resp_top *out);
 
 #endif

@@ -53,7 +53,8 @@ static int forbid_eos(struct gen *g)
 
 struct gen *gen_create(const struct gen_spec *s)
 {
-    if (!s->n_choices || s->n_choices > GEN_MAX_CHOICES || !s->n_prompt || s->n_top > KERN_TOP_MAX)
+    if (!s->n_choices || s->n_choices > GEN_MAX_CHOICES || !s->n_prompt || s->n_top > KERN_TOP_MAX ||
+        s->n_prompt_top > KERN_TOP_MAX)
         return NULL;
     size_t size = (sizeof(struct gen) + 63) & ~(size_t)63;
     struct gen *g = aligned_alloc(64, size);
@@ -62,7 +63,8 @@ struct gen *gen_create(const struct gen_spec *s)
     memset(g, 0, size);
     g->spec = *s;
     g->cap = ring_capacity(s);
-    g->n_top = s->n_top > 0 ? (uint32_t)s->n_top : 0;
+    int most = s->score_prompt && s->n_prompt_top > s->n_top ? s->n_prompt_top : s->n_top;
+    g->n_top = most > 0 ? (uint32_t)most : 0;
     g->run = calloc(s->n_choices, sizeof *g->run);
     g->choice_stopped = calloc(s->n_choices, sizeof *g->choice_stopped);
     g->event = calloc(g->cap, sizeof *g->event);
@@ -103,13 +105,13 @@ uint32_t gen_room(const struct gen *g)
     return g->cap - (tail - atomic_load_explicit(&g->head, memory_order_acquire));
 }
 
-void gen_put(struct gen *g, const struct gen_event *ev, const struct kern_sampled *tops)
+void gen_put(struct gen *g, const struct gen_event *ev, const struct kern_sampled *tops, uint32_t n_top)
 {
     uint32_t tail = atomic_load_explicit(&g->tail, memory_order_relaxed), at = tail & (g->cap - 1);
     g->event[at] = *ev;
     for (uint32_t i = 0; i < g->n_top; i++) {
-        g->top_id[(size_t)at * g->n_top + i] = tops ? tops->top_id[i] : -1;
-        g->top_logprob[(size_t)at * g->n_top + i] = tops ? tops->top_logprob[i] : NAN;
+        g->top_id[(size_t)at * g->n_top + i] = i < n_top ? tops->top_id[i] : -1;
+        g->top_logprob[(size_t)at * g->n_top + i] = i < n_top ? tops->top_logprob[i] : NAN;
     }
     atomic_store_explicit(&g->tail, tail + 1, memory_order_release);
 }

@@ -25,6 +25,8 @@ struct gen_spec {
     uint32_t min_tokens;
     bool ignore_eos;
     bool score_prompt; /* events for the prompt's tokens, once (choice 0) */
+    int n_prompt_top;  /* with score_prompt: candidates of each; 0: none */
+    bool rank_prompt;  /* with score_prompt: the tokens' ranks too */
     int n_top;         /* as kern_sample.n_top */
     uint64_t seed;
     float temperature, top_p, min_p, presence, frequency, repetition;
@@ -45,6 +47,7 @@ enum gen_finish { GEN_NOT_YET, GEN_STOP, GEN_LENGTH };
 struct gen_event {
     int32_t token;
     float logprob; /* NaN: none (the prompt's first token) */
+    uint32_t rank; /* with rank_prompt, of a token of the prompt */
     uint16_t choice;
     uint8_t of_prompt;
     uint8_t finish; /* enum gen_finish: the choice's last token */
@@ -108,8 +111,8 @@ struct gen {
     bool done_taken;
 
     /* ring */
-    uint32_t cap; /* a power of two */
-    uint32_t n_top;
+    uint32_t cap;   /* a power of two */
+    uint32_t n_top; /* candidates that a place holds */
     struct gen_event *event;
     int32_t *top_id;                    /* [cap][n_top] */
     float *top_logprob;                 /* [cap][n_top] */
@@ -123,7 +126,8 @@ void gen_free(struct gen *g); /* takes NULL; not while the engine has it */
 
 /* Writer: free places in the ring. */
 uint32_t gen_room(const struct gen *g);
-void gen_put(struct gen *g, const struct gen_event *ev, const struct kern_sampled *tops);
+/* n_top candidates of *tops go with it; the others of the ring's place become -1. */
+void gen_put(struct gen *g, const struct gen_event *ev, const struct kern_sampled *tops, uint32_t n_top);
 
 /* Reader: the oldest event, or false. The tops stay valid until gen_pop. */
 bool gen_peek(const struct gen *g, struct gen_event *ev, const int32_t **top_id, const float **top_logprob);

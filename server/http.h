@@ -87,7 +87,7 @@ void http_reply(struct http_req *r, int status, const char *content_type, const 
 int http_stream_begin(struct http_req *r, int status, const char *content_type, const struct http_hdr *extra,
                       size_t n_extra);
 /* Queues bytes, sent at the end of the loop's turn. -EPIPE: the client has left; -ENOBUFS: it reads too slowly and the
- * backlog is full (nothing was queued); -ENOMEM. */
+ * backlog is full (nothing was queued; with nothing pending, any n is taken); -ENOMEM. */
 int http_stream_write(struct http_req *r, const void *p, size_t n);
 size_t http_stream_pending(const struct http_req *r); /* bytes queued and not yet taken */
 void http_stream_end(struct http_req *r);

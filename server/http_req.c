@@ -353,8 +353,10 @@ int http_stream_write(struct http_req *r, const void *p, size_t n)
     if (r->gone || r->aborted)
         return -EPIPE;
     assert(r->stream && !r->ended);
-    if (http_stream_pending(r) + n > r->s->o.max_backlog)
+    size_t pending = http_stream_pending(r), most = r->s->o.max_backlog;
+    if (pending && pending + n > most)
         return -ENOBUFS;
+    r->queue.limit = n > 2 * most ? n : 2 * most;
     if (r->queue_off && r->queue.len + n > r->queue.limit) {
         buf_consume(&r->queue, r->queue_off);
         r->queue_off = 0;

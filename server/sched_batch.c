@@ -53,6 +53,8 @@ static void sample_target(const struct gen *g, int32_t target, struct kern_sampl
 {
     *k = settings(g);
     k->target = target;
+    k->n_top = g->spec.n_prompt_top;
+    k->rank = g->spec.rank_prompt;
 }
 
 /* ---- tokens that the penalties know ---- */
@@ -358,14 +360,14 @@ static bool take_token(struct gen_run *r, const struct kern_sampled *t)
         see(r, t->token, true);
     if (!atomic_load_explicit(&g->first_ns, memory_order_relaxed))
         atomic_store(&g->first_ns, mono_ns());
-    gen_put(g, &ev, t);
+    gen_put(g, &ev, t, g->spec.n_top > 0 ? (uint32_t)g->spec.n_top : 0);
     return ev.finish != GEN_NOT_YET;
 }
 
 void sched_score_first(struct gen *g)
 {
     struct gen_event first = {.token = g->spec.prompt[0], .logprob = NAN, .of_prompt = 1};
-    gen_put(g, &first, NULL);
+    gen_put(g, &first, NULL, 0);
     g->scored = 1;
 }
 
@@ -377,8 +379,9 @@ static void publish_scores(struct gen *g, uint32_t pos0, uint32_t n, const struc
     for (uint32_t i = 0; i < n; i++) {
         if (pos0 + i + 1 >= g->spec.n_prompt)
             return;
-        struct gen_event ev = {.token = g->spec.prompt[pos0 + i + 1], .logprob = t[i].logprob, .of_prompt = 1};
-        gen_put(g, &ev, &t[i]);
+        struct gen_event ev = {
+            .token = g->spec.prompt[pos0 + i + 1], .logprob = t[i].logprob, .rank = t[i].rank, .of_prompt = 1};
+        gen_put(g, &ev, &t[i], (uint32_t)g->spec.n_prompt_top);
         g->scored++;
     }
 }

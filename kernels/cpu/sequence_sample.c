@@ -97,6 +97,18 @@ static void top_list(const struct sample_prims *p, const float *x, uint32_t n, c
     }
 }
 
+/* Its place among all tokens as top_list orders them. */
+static uint32_t rank_of(const float *x, uint32_t n, uint32_t token)
+{
+    float v = x[token];
+    uint32_t above = 0, ties = 0;
+    for (uint32_t i = 0; i < n; i++)
+        above += x[i] > v;
+    for (uint32_t i = 0; i < token; i++)
+        ties += x[i] == v;
+    return 1 + above + ties;
+}
+
 /* ---- mask, bias, penalties ---- */
 
 /* As tidy leaves logits. */
@@ -438,9 +450,12 @@ void cpu_sample_with(const struct sample_prims *p, float *logits, uint32_t vocab
         top_list(p, logits, vocab, &z, s->n_top, out);
     }
     out->logprob = 0;
+    out->rank = 0;
     if (s->target >= 0) {
+        bool known = (uint32_t)s->target < vocab;
         out->token = s->target;
-        out->logprob = (uint32_t)s->target < vocab ? norm_logprob(&z, logits[s->target]) : -INFINITY;
+        out->logprob = known ? norm_logprob(&z, logits[s->target]) : -INFINITY;
+        out->rank = known && s->rank ? rank_of(logits, vocab, (uint32_t)s->target) : 0;
     } else if (wanted) {
         float raw;
         out->token = (int32_t)pick_raw(p, logits, vocab, s, &raw);

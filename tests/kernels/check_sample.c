@@ -85,6 +85,33 @@ static void test_greedy(struct check *c, enum kern_level l, uint32_t n)
     free(x);
 }
 
+/* Ranks: of the listed tokens their places in the list, of others against a plain count; there are ties in x. */
+static void test_ranks(struct check *c, enum kern_level l, const float *x, uint32_t n, const struct kern_sampled *list)
+{
+    struct kern_sample s = plain(1);
+    s.n_top = 0;
+    s.rank = true;
+    for (uint32_t i = 0; i < KERN_TOP_MAX && i < n; i++) {
+        s.target = list->top_id[i];
+        struct kern_sampled o = run(c, l, x, n, &s);
+        if (o.rank != i + 1)
+            check_fail(c, "rank %u of the token that is listed at %u", o.rank, i);
+    }
+    for (uint32_t t = 0; t < n; t += n / 7 + 1) {
+        uint32_t want = 1;
+        for (uint32_t j = 0; j < n; j++)
+            want += x[j] > x[t] || (x[j] == x[t] && j < t);
+        s.target = (int32_t)t;
+        struct kern_sampled o = run(c, l, x, n, &s);
+        if (o.rank != want)
+            check_fail(c, "rank of token %u: %u, not %u", t, o.rank, want);
+    }
+    s.target = (int32_t)n;
+    struct kern_sampled o = run(c, l, x, n, &s);
+    if (o.rank)
+        check_fail(c, "rank %u of a token beyond the vocabulary", o.rank);
+}
+
 static void test_logprobs(struct check *c, enum kern_level l, uint32_t n, float spread)
 {
     if (!check_case(c, l, "sample logprobs vocab=%u spread=%g", n, (double)spread))
@@ -125,6 +152,9 @@ static void test_logprobs(struct check *c, enum kern_level l, uint32_t n, float 
     target = run(c, l, x, n, &s);
     want_token(c, "target", &target, s.target);
     check_same(c, "the target's log-probability", &target.logprob, &o.top_logprob[n < 5 ? 0 : 4], 4);
+    if (target.rank)
+        check_fail(c, "rank %u, not asked for", target.rank);
+    test_ranks(c, l, x, n, &o);
     free(x);
 }
 

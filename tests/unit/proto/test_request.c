@@ -98,6 +98,18 @@ static void test_fields(void **state)
     assert_string_equal(r->user.ptr, "u");
     assert_int_equal(s->set, 0x1FFF);
 
+    assert_int_equal(r->best_of, 3);
+    assert_int_equal(r->prompt_logprobs, -1);
+    assert_string_equal(r->max_tokens_field, "max_tokens");
+
+    r = completion("\"best_of\":128,\"n\":2,\"prompt_logprobs\":0,\"max_tokens\":0,\"return_token_ids\":true,"
+                   "\"return_tokens_as_token_ids\":true");
+    assert_int_equal(r->best_of, 128);
+    assert_int_equal(r->n, 2);
+    assert_int_equal(r->prompt_logprobs, 0);
+    assert_true(r->return_token_ids && r->tokens_as_ids);
+    assert_int_equal(completion("\"best_of\":3,\"n\":3,\"stream\":true")->best_of, 3);
+    assert_null(completion("")->max_tokens_field);
     assert_int_equal(completion("\"stop\":\"x\"")->sampling.n_stop, 1);
     assert_int_equal(completion("\"stop\":[]")->sampling.n_stop, 0);
     assert_int_equal(completion("\"echo\":true,\"max_tokens\":0")->sampling.max_tokens, 0);
@@ -193,9 +205,20 @@ static const struct {
     {"\"min_tokens\":9,\"max_tokens\":8", "min_tokens", "at most max_tokens"},
     {"\"user\":7", "user", "string"},
     {"\"tools\":[]", "tools", "tools is not supported"},
-    {"\"best_of\":1", "best_of", "best_of is not supported"},
+    {"\"best_of\":0", "best_of", "from 1 to 128"},
+    {"\"best_of\":129", "best_of", "from 1 to 128"},
+    {"\"best_of\":99999999999", "best_of", "from 1 to 128"},
+    {"\"best_of\":\"2\"", "best_of", "integer"},
+    {"\"best_of\":2,\"n\":3", "best_of", "at least n (3)"},
+    {"\"best_of\":3,\"n\":2,\"stream\":true", "best_of", "not available with stream"},
+    {"\"return_token_ids\":1", "return_token_ids", "true or false"},
+    {"\"return_tokens_as_token_ids\":\"x\"", "return_tokens_as_token_ids", "true or false"},
+    {"\"tool_choice\":\"none\"", "tool_choice", "not supported in completions"},
     {"\"suffix\":\"\"", "suffix", "suffix is not supported"},
-    {"\"prompt_logprobs\":1", "prompt_logprobs", "not supported"},
+    {"\"prompt_logprobs\":21", "prompt_logprobs", "from 0 to 20"},
+    {"\"prompt_logprobs\":-1", "prompt_logprobs", "from 0 to 20"},
+    {"\"prompt_logprobs\":true", "prompt_logprobs", "integer"},
+    {"\"prompt_logprobs\":1,\"stream\":true", "prompt_logprobs", "not available with stream"},
     {"\"messages\":[]", "messages", "not supported in completions"},
     {"\"wat\":1", "wat", "unknown field 'wat'"},
 };
@@ -215,6 +238,7 @@ static void test_bad_fields(void **state)
     bad(false, "{\"model\":\"a\\u0000b\",\"prompt\":\"p\"}", "model", "no NUL");
     bad(false, "{\"model\":5,\"prompt\":\"p\"}", "model", "string");
     bad(false, "{\"model\":\"m\",\"prompt\":[\"a\",\"b\",\"c\"],\"n\":128}", "n", "at most 256");
+    bad(false, "{\"model\":\"m\",\"prompt\":[\"a\",\"b\",\"c\"],\"best_of\":128}", "best_of", "at most 256");
 }
 
 static void test_chat(void **state)
@@ -272,7 +296,12 @@ static void test_chat(void **state)
         snprintf(body, sizeof body, "{\"model\":\"m\",\"messages\":%s}", cases[i].messages);
         bad(true, body, cases[i].param, cases[i].says);
     }
+}
+
 #define HI "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
+static void test_chat_fields(void **state)
+{
+    (void)state;
     bad(true, "{\"model\":\"m\"}", "messages", "required");
     bad(true, "{\"model\":\"m\"," HI ",\"prompt\":\"x\"}", "prompt", "not supported in chat");
     bad(true, "{\"model\":\"m\"," HI ",\"echo\":true}", "echo", "not supported in chat");
@@ -283,6 +312,20 @@ static void test_chat(void **state)
         "differ");
     bad(true, "{\"model\":\"m\"," HI ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
         "not supported");
+    bad(true, "{\"model\":\"m\"," HI ",\"best_of\":2}", "best_of", "not supported in chat");
+    bad(true, "{\"model\":\"m\"," HI ",\"tool_choice\":\"auto\"}", "tool_choice", "not supported");
+    bad(true, "{\"model\":\"m\"," HI ",\"tool_choice\":{\"type\":\"function\"}}", "tool_choice", "not supported");
+    bad(true, "{\"model\":\"m\"," HI ",\"tools\":[],\"tool_choice\":\"none\"}", "tools", "not supported");
+    bad(true, "{\"model\":\"m\"," HI ",\"functions\":[]}", "functions", "not supported");
+    bad(true, "{\"model\":\"m\"," HI ",\"max_tokens\":0}", "max_tokens", "max_tokens must be at least 1");
+    bad(true, "{\"model\":\"m\"," HI ",\"max_completion_tokens\":0}", "max_completion_tokens", "from 1");
+    bad(true, "{\"model\":\"m\"," HI ",\"max_completion_tokens\":3,\"min_tokens\":4}", "min_tokens",
+        "at most max_completion_tokens (3)");
+    struct req *none = good(true, "{\"model\":\"m\"," HI ",\"tool_choice\":\"none\",\"tools\":null,"
+                                  "\"max_completion_tokens\":3,\"prompt_logprobs\":2,\"return_token_ids\":true}");
+    assert_string_equal(none->max_tokens_field, "max_completion_tokens");
+    assert_int_equal(none->prompt_logprobs, 2);
+    assert_true(none->return_token_ids && !none->tokens_as_ids && none->best_of == 1);
     bad(true, "{\"model\":\"m\"," HI ",\"chat_template_kwargs\":{}}", "chat_template_kwargs", "not supported");
 }
 
@@ -462,9 +505,10 @@ static void test_suite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields),   cmocka_unit_test(test_prompts),   cmocka_unit_test(test_bad_fields),
-        cmocka_unit_test(test_chat),     cmocka_unit_test(test_malformed), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_suite),     cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_fields),    cmocka_unit_test(test_prompts),     cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_chat),      cmocka_unit_test(test_chat_fields), cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_limits),    cmocka_unit_test(test_defaults),    cmocka_unit_test(test_suite),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

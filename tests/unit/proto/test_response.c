@@ -103,16 +103,17 @@ static void test_floats(void **state)
 
 #define HEAD "\"created\":5,\"id\":\"i\",\"model\":\"m\\\"\","
 
-static const struct resp_top tops[] = {{"\xE2\x82", 2, -0.25f}, {"b", 1, -1.5f}, {"b", 1, -2}};
+static const struct resp_top tops[] = {{7, -0.25f, "\xE2\x82", 2}, {8, -1.5f, "b", 1}, {9, -2, "b", 1}};
 static const struct resp_token tokens[] = {
-    {{"a\xC3\xA9", 3, NAN}, NULL, 0}, {{"b", 1, -1.5f}, tops, 3}, {{"c", 1, -INFINITY}, tops, 1}};
+    {{6, NAN, "a\xC3\xA9", 3}, NULL, 0}, {{8, -1.5f, "b", 1}, tops, 3}, {{5, -INFINITY, "c", 1}, tops, 1}};
 static const struct resp_logprobs lps = {tokens, 3, 10};
 
 static void test_full(void **state)
 {
     (void)state;
     struct resp_head h = {.kind = REQ_COMPLETION, .id = "i", .model = "m\"", .created = 5};
-    struct resp_choice c[] = {{0, "hi\n", 3, "stop", NULL}, {1, "", 0, NULL, &lps}};
+    struct resp_choice c[] = {{.text = "hi\n", .n_text = 3, .finish = "stop"},
+                              {.index = 1, .text = "", .logprobs = &lps}};
     struct resp_usage u = {4000000000u, 4000000000u, 1};
     resp_full(&b, &h, c, 2, &u);
     expect(parsed(),
@@ -138,22 +139,70 @@ static void test_full(void **state)
            "\"prompt_tokens_details\":{\"cached_tokens\":0},\"total_tokens\":3}}");
 }
 
+/* Ids and the prompt's log-probabilities, in both kinds. */
+static void test_ids_and_scores(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = {4, 6}, prompt[] = {1};
+    struct buf scores = {0};
+    resp_put_score(&scores, &tokens[0].token, 0, NULL, 0);
+    resp_put_score(&scores, &tokens[1].token, 2, tops, 2);
+    resp_put_score(&scores, &tokens[2].token, 900, tops, 1);
+    struct resp_head h = {.kind = REQ_COMPLETION, .id = "i", .model = "m\"", .created = 5, .tokens_as_ids = true};
+    struct resp_choice c = {.text = "x", .n_text = 1, .finish = "stop", .logprobs = &lps};
+    c.token_ids = (struct resp_ids){ids, 2};
+    c.prompt_token_ids = (struct resp_ids){prompt, 1};
+    c.prompt_logprobs = &scores;
+#define SCORES                                                                                                         \
+    "\"prompt_logprobs\":[null,"                                                                                       \
+    "{\"7\":{\"decoded_token\":\"\xEF\xBF\xBD\xEF\xBF\xBD\",\"logprob\":-0.25,\"rank\":1},"                            \
+    "\"8\":{\"decoded_token\":\"b\",\"logprob\":-1.5,\"rank\":2}},"                                                    \
+    "{\"5\":{\"decoded_token\":\"c\",\"logprob\":-9999.0,\"rank\":900},"                                               \
+    "\"7\":{\"decoded_token\":\"\xEF\xBF\xBD\xEF\xBF\xBD\",\"logprob\":-0.25,\"rank\":1}}],\"prompt_token_ids\":[1]"
+    resp_full(&b, &h, &c, 1, &(struct resp_usage){1, 2, 0});
+    expect(parsed(),
+           "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"logprobs\":{\"text_offset\":[10,12,13],"
+           "\"token_logprobs\":[null,-1.5,-9999.0],\"tokens\":[\"token_id:6\",\"token_id:8\",\"token_id:5\"],"
+           "\"top_logprobs\":[null,{\"token_id:7\":-0.25,\"token_id:8\":-1.5,\"token_id:9\":-2.0},"
+           "{\"token_id:5\":-9999.0,\"token_id:7\":-0.25}]}," SCORES ",\"text\":\"x\",\"token_ids\":[4,6]}]," HEAD
+           "\"object\":\"text_completion\",\"usage\":{\"completion_tokens\":2,\"prompt_tokens\":1,"
+           "\"prompt_tokens_details\":{\"cached_tokens\":0},\"total_tokens\":3}}");
+    h.kind = REQ_CHAT;
+    struct resp_logprobs one = {tokens + 1, 1, 0};
+    c.logprobs = &one;
+    c.token_ids.n = 0;
+    resp_full(&b, &h, &c, 1, &(struct resp_usage){1, 2, 0});
+    expect(parsed(),
+           "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"logprobs\":{\"content\":[{\"bytes\":[98],"
+           "\"logprob\":-1.5,\"token\":\"token_id:8\",\"top_logprobs\":[{\"bytes\":[226,130],\"logprob\":-0.25,"
+           "\"token\":\"token_id:7\"},{\"bytes\":[98],\"logprob\":-1.5,\"token\":\"token_id:8\"},"
+           "{\"bytes\":[98],\"logprob\":-2.0,\"token\":\"token_id:9\"}]}],\"refusal\":null},"
+           "\"message\":{\"content\":\"x\",\"refusal\":null,\"role\":\"assistant\"},\"token_ids\":[]}]," HEAD
+           "\"object\":\"chat.completion\"," SCORES ",\"usage\":{\"completion_tokens\":2,\"prompt_tokens\":1,"
+           "\"prompt_tokens_details\":{\"cached_tokens\":0},\"total_tokens\":3}}");
+    resp_chunk_role(&b, &h, 0, &c.prompt_token_ids);
+    expect(event(),
+           "{\"choices\":[{\"delta\":{\"content\":\"\",\"role\":\"assistant\"},\"finish_reason\":null,"
+           "\"index\":0,\"logprobs\":null}]," HEAD "\"object\":\"chat.completion.chunk\",\"prompt_token_ids\":[1]}");
+    buf_free(&scores);
+}
+
 static void test_chunks(void **state)
 {
     (void)state;
     struct resp_head h = {.kind = REQ_CHAT, .id = "i", .model = "m\"", .created = 5};
-    resp_chunk_role(&b, &h, 2);
+    resp_chunk_role(&b, &h, 2, NULL);
     expect(event(), "{\"choices\":[{\"delta\":{\"content\":\"\",\"role\":\"assistant\"},\"finish_reason\":null,"
                     "\"index\":2,\"logprobs\":null}]," HEAD "\"object\":\"chat.completion.chunk\"}");
     h.include_usage = true;
-    resp_chunk(&b, &h, &(struct resp_choice){0, "x", 1, NULL, NULL});
+    resp_chunk(&b, &h, &(struct resp_choice){.text = "x", .n_text = 1});
     expect(event(), "{\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":null,\"index\":0,"
                     "\"logprobs\":null}]," HEAD "\"object\":\"chat.completion.chunk\",\"usage\":null}");
-    resp_chunk(&b, &h, &(struct resp_choice){0, "", 0, "length", NULL});
+    resp_chunk(&b, &h, &(struct resp_choice){.text = "", .finish = "length"});
     expect(event(), "{\"choices\":[{\"delta\":{},\"finish_reason\":\"length\",\"index\":0,\"logprobs\":null}]," HEAD
                     "\"object\":\"chat.completion.chunk\",\"usage\":null}");
     h.kind = REQ_COMPLETION;
-    resp_chunk(&b, &h, &(struct resp_choice){1, "y", 1, "stop", NULL});
+    resp_chunk(&b, &h, &(struct resp_choice){.index = 1, .text = "y", .n_text = 1, .finish = "stop"});
     expect(event(), "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":1,\"logprobs\":null,\"text\":\"y\"}]," HEAD
                     "\"object\":\"text_completion\",\"usage\":null}");
     resp_chunk_usage(&b, &h, &(struct resp_usage){1, 2, 0});
@@ -216,8 +265,9 @@ static void test_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_strings), cmocka_unit_test(test_floats), cmocka_unit_test(test_full),
-        cmocka_unit_test(test_chunks),  cmocka_unit_test(test_errors), cmocka_unit_test(test_models),
+        cmocka_unit_test(test_strings),        cmocka_unit_test(test_floats), cmocka_unit_test(test_full),
+        cmocka_unit_test(test_ids_and_scores), cmocka_unit_test(test_chunks), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_models),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     buf_free(&b);

@@ -97,6 +97,20 @@ static void flood(struct http_req *r)
     atomic_store(&fx.pending, (unsigned)http_stream_pending(r));
 }
 
+/* One event above the backlog's limit, when nothing waits before it. */
+static void large(struct http_req *r)
+{
+    size_t size = 3u << 20;
+    char *big = malloc(size);
+    memset(big, 'b', size);
+    big[size - 1] = '#';
+    assert_int_equal(http_stream_begin(r, 200, "text/plain", NULL, 0), 0);
+    assert_int_equal(http_stream_write(r, big, size), 0);
+    assert_int_equal(http_stream_write(r, big, 1), -ENOBUFS);
+    http_stream_end(r);
+    free(big);
+}
+
 static void echo(struct http_req *r)
 {
     size_t n;
@@ -122,6 +136,8 @@ static void on_request(void *ctx, struct http_req *r)
     } else if (!strcmp(path, "/flood")) {
         assert_int_equal(http_stream_begin(r, 200, "text/plain", NULL, 0), 0);
         flood(r);
+    } else if (!strcmp(path, "/large")) {
+        large(r);
     } else if (!strcmp(path, "/abort")) {
         assert_int_equal(http_stream_begin(r, 200, "text/plain", NULL, 0), 0);
         http_stream_write(r, "x", 1);
@@ -750,6 +766,23 @@ static void test_clients_leave(void **state)
     stop();
 }
 
+static void test_large_event(void **state)
+{
+    (void)state;
+    start(&(struct http_opts){.addr = "127.0.0.1:0", .max_backlog = 1 << 20});
+    int fd = dial();
+    puts_to(fd, "GET /large HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n");
+    size_t got = 0;
+    bool end = false;
+    char block[65536];
+    for (ssize_t n; (n = read(fd, block, sizeof block)) > 0; got += (size_t)n)
+        end |= memchr(block, '#', (size_t)n) != NULL;
+    assert_true(got > 3u << 20 && end);
+    close(fd);
+    wait_closes(1);
+    stop();
+}
+
 static void test_slow_reader(void **state)
 {
     (void)state;
@@ -876,15 +909,25 @@ static void test_many_streams(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_basics),           cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_pipelining),
-        cmocka_unit_test(test_deadlines),        cmocka_unit_test(test_framing_agrees),
-        cmocka_unit_test(test_no_descriptors),   cmocka_unit_test(test_bodies),
-        cmocka_unit_test(test_large_bodies),     cmocka_unit_test(test_largest_head),
-        cmocka_unit_test(test_connection_limit), cmocka_unit_test(test_clients_leave),
-        cmocka_unit_test(test_slow_reader),      cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_answering),        cmocka_unit_test(test_close_open),
-        cmocka_unit_test(test_many_streams),     cmocka_unit_test(test_empty_lines),
+        cmocka_unit_test(test_basics),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_pipelining),
+        cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_framing_agrees),
+        cmocka_unit_test(test_no_descriptors),
+        cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_large_bodies),
+        cmocka_unit_test(test_largest_head),
+        cmocka_unit_test(test_connection_limit),
+        cmocka_unit_test(test_clients_leave),
+        cmocka_unit_test(test_large_event),
+        cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_answering),
+        cmocka_unit_test(test_close_open),
+        cmocka_unit_test(test_many_streams),
+        cmocka_unit_test(test_empty_lines),
         cmocka_unit_test(test_key_before_body),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -868,7 +868,7 @@ static void random_spec(struct random_gen *r, const struct bed *b, int32_t *prom
         r->s.min_tokens = draw(state, 2) ? 0 : draw(state, 100);
         r->s.ignore_eos = draw(state, 2);
         r->s.score_prompt = !r->s.max_tokens || !draw(state, 4);
-        r->s.n_top = r->s.score_prompt ? 2 : -1;
+        r->s.n_top = r->s.n_prompt_top = r->s.score_prompt ? 2 : -1;
     } while (sched_fits(model_info(b->m), &r->s, &e));
     r->s.deadline_ns = draw(state, 12) ? 0 : b->step + 1 + draw(state, 400);
     r->cancel_at = draw(state, 12) ? 0 : b->step + 1 + draw(state, 400);
