@@ -31,7 +31,7 @@
 #define REGISTRY_REFS_MAX 64        /* modules of a task */
 #define REGISTRY_MODULES_MAX 65536
 #define REGISTRY_TASKS_MAX 65536
-#define REGISTRY_BUSY_MS 5000
+#define REGISTRY_BUSY_MS 2000
 
 struct registry;
 
