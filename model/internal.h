@@ -2,6 +2,7 @@
  *
  * Files: config.c reads config.json; load.c finds, converts and packs the weights and builds the site map; plan.c
  * lays out memory and builds the operation list; kv.c owns sequences and pages; step.c turns spans into a step;
+ * pool.c pools hidden states;
  * model.c opens and closes.
  */
 #ifndef CPET_MODEL_INTERNAL_H
@@ -66,6 +67,7 @@ struct model {
     struct kern_sample *sample;
     struct kern_sampled *sampled;
     uint32_t *span_of; /* scratch of grouping: [max_rows] */
+    float *pool_row;   /* scratch of pooling: [2 * hidden] */
     uint32_t last_slots;
 };
 
@@ -76,6 +78,8 @@ int model_load_weights(struct model *m, const struct model_opts *o, struct err *
 int model_sites_make(struct model *m, struct err *e);
 /* plan.c */
 int model_plan(struct model *m, struct err *e);
+/* pool.c: after the list has run; row0 is the span's first row. */
+void model_pool_rows(struct model *m, const struct model_span *sp, uint32_t row0);
 /* kv.c */
 int model_kv_open(struct model *m, const struct model_opts *o, struct err *e);
 void model_kv_close(struct model *m);

@@ -124,6 +124,7 @@ void model_close(struct model *m)
     free(m->tokens);
     free(m->pos);
     free(m->span_of);
+    free(m->pool_row);
     free(m->step_seqs);
     free(m->logit_rows);
     free(m->sample);

@@ -84,6 +84,13 @@ struct model_pet {
     float weight;
 };
 
+/* What a span does with its rows' hidden states, after the final norm. */
+enum model_pool {
+    MODEL_POOL_NONE,
+    MODEL_POOL_SUM, /* adds them to pooled, in the order of the rows */
+    MODEL_POOL_LAST /* writes the last row's into pooled */
+};
+
 struct model_span {
     uint32_t seq;
     const int32_t *tokens; /* appended to seq: n_tokens >= 1, ids in [0, vocab); pages must be reserved */
@@ -93,6 +100,8 @@ struct model_span {
     uint32_t n_logits;                /* logits of the last n_logits tokens of the span: 0, 1, or up to n_tokens */
     const struct kern_sample *sample; /* [n_logits], or NULL: logits only */
     struct kern_sampled *sampled;     /* [n_logits] out */
+    enum model_pool pool;
+    double *pooled; /* [hidden]; where pool is not NONE */
 };
 
 /* One pass over all spans (at most one a sequence). Limits: max_rows, max_logits in the sum. -EINVAL says which rule a

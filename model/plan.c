@@ -161,13 +161,14 @@ static int step_tables(struct model *m, struct err *e)
     m->pos = calloc(i->max_rows, sizeof *m->pos);
     m->span_of = calloc(i->max_rows, sizeof *m->span_of);
     m->step_seqs = calloc(i->max_rows, sizeof *m->step_seqs);
+    m->pool_row = calloc(2 * (size_t)m->cfg.hidden, sizeof *m->pool_row);
     m->logit_rows = calloc(i->max_logits, sizeof *m->logit_rows);
     m->sample = calloc(i->max_logits, sizeof *m->sample);
     m->sampled = calloc(i->max_logits, sizeof *m->sampled);
     m->group_rows = calloc(m->max_group_rows, sizeof *m->group_rows);
     m->groups = calloc(m->max_group_rows, sizeof *m->groups);
     if (!m->tokens || !m->pos || !m->span_of || !m->step_seqs || !m->logit_rows || !m->sample || !m->sampled ||
-        !m->group_rows || !m->groups)
+        !m->group_rows || !m->groups || !m->pool_row)
         return err_set(e, -ENOMEM, "out of memory for a step of %u rows", i->max_rows);
     return 0;
 }

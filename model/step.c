@@ -176,9 +176,12 @@ static int step(struct model *m, const struct model_span *spans, uint32_t n_span
         kern_run(m->dev, m->ops, m->n_ops, &st);
     else if (run_observed(m, &st, fn, ctx))
         return err_set(e, -ENOMEM, "out of memory for observing %u rows", st.n_rows);
-    uint32_t logit = 0;
+    uint32_t logit = 0, row = 0;
     for (uint32_t i = 0; i < n_spans; i++) {
         m->seqs[spans[i].seq].len += spans[i].n_tokens;
+        if (spans[i].pool)
+            model_pool_rows(m, &spans[i], row);
+        row += spans[i].n_tokens;
         if (spans[i].sample)
             memcpy(spans[i].sampled, m->sampled + logit, spans[i].n_logits * sizeof *m->sampled);
         logit += spans[i].n_logits;

@@ -51,6 +51,8 @@ int tok_encode(const struct tok *t, const char *text, size_t n, unsigned flags, 
 /* The bytes that an id stands for: the decoder applied to this one token, before anything that looks at its neighbours
  * (no stripping of a first space; half a character stays half). The bytes belong to t. -EINVAL for an unknown id. */
 int tok_piece(const struct tok *t, int32_t id, const char **bytes, size_t *n);
+/* The token as the vocabulary writes it; "" for an unknown id. The bytes belong to t. */
+const char *tok_written(const struct tok *t, int32_t id, size_t *n);
 /* An added token that is marked special; false for unknown ids. */
 bool tok_is_special(const struct tok *t, int32_t id);
 /* Appends the text of ids[0..n), valid UTF-8: bytes that make no character become U+FFFD; unknown ids stand for
@@ -72,5 +74,6 @@ const int32_t *tok_eos_ids(const struct tok *t, size_t *n);
 const char *tok_chat_template(const struct tok *t, size_t *n);
 const char *tok_bos_text(const struct tok *t); /* for templates; "" when there is none */
 const char *tok_eos_text(const struct tok *t);
+const char *tok_pad_text(const struct tok *t); /* "" when there is none, or it is not in the vocabulary */
 
 #endif

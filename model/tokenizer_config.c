@@ -32,6 +32,18 @@ static int token_apply(const struct tok *t, const json_t *config, const json_t *
     return tok_str_set(text, json_string_value(v), json_string_length(v)) ? err_set(e, -ENOMEM, "out of memory") : 0;
 }
 
+/* Nothing here pads, so a pad token that the vocabulary does not have is none. */
+static int pad_apply(struct tok *t, const json_t *config, const json_t *map, struct err *e)
+{
+    const json_t *v = token_member(config, "pad_token");
+    if (!v)
+        v = token_member(map, "pad_token");
+    if (!v || tok_id(t, json_string_value(v), json_string_length(v)) < 0)
+        return 0;
+    return tok_str_set(&t->pad_text, json_string_value(v), json_string_length(v)) ? err_set(e, -ENOMEM, "out of memory")
+                                                                                  : 0;
+}
+
 static int template_apply(struct tok *t, const json_t *config, struct err *e)
 {
     const json_t *v = json_object_get(config, "chat_template");
@@ -57,7 +69,8 @@ int tok_config_apply(struct tok *t, const json_t *config, const json_t *special_
 {
     int rc;
     if ((rc = token_apply(t, config, special_map, "bos_token", &t->bos_text, &t->bos, e)) ||
-        (rc = token_apply(t, config, special_map, "eos_token", &t->eos_text, &t->eos, e)))
+        (rc = token_apply(t, config, special_map, "eos_token", &t->eos_text, &t->eos, e)) ||
+        (rc = pad_apply(t, config, special_map, e)))
         return rc;
     return template_apply(t, config, e);
 }
@@ -146,4 +159,9 @@ const char *tok_bos_text(const struct tok *t)
 const char *tok_eos_text(const struct tok *t)
 {
     return t->eos_text.data ? t->eos_text.data : "";
+}
+
+const char *tok_pad_text(const struct tok *t)
+{
+    return t->pad_text.data ? t->pad_text.data : "";
 }

@@ -341,3 +341,9 @@ bool tok_space_prefix(const struct tok *t)
             return true;
     return false;
 }
+
+const char *tok_written(const struct tok *t, int32_t id, size_t *n)
+{
+    *n = 0;
+    return id >= 0 && (uint32_t)id < t->n_ids ? tok_text(t, id, n) : "";
+}

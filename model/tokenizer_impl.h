@@ -131,7 +131,7 @@ struct tok {
     int32_t bos, eos;
     int32_t *eos_ids;
     size_t n_eos_ids;
-    struct tok_str bos_text, eos_text, chat_template;
+    struct tok_str bos_text, eos_text, pad_text, chat_template;
 };
 
 /* A short word met before in the same call: its ids are in the output already. */

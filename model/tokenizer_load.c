@@ -264,6 +264,7 @@ void tok_close(struct tok *t)
     tok_added_free(t);
     free(t->eos_ids);
     tok_str_free(&t->bos_text);
+    tok_str_free(&t->pad_text);
     tok_str_free(&t->eos_text);
     tok_str_free(&t->chat_template);
     free(t);

@@ -202,7 +202,7 @@ static int read_logit_bias(struct parse *p, const char *param, const json_t *v)
     return 0;
 }
 
-static int read_model(struct parse *p, const char *param, const json_t *v)
+int read_model(struct parse *p, const char *param, const json_t *v)
 {
     int rc = read_str(p, param, v, &p->r->model);
     if (rc)
@@ -212,7 +212,7 @@ static int read_model(struct parse *p, const char *param, const json_t *v)
     return 0;
 }
 
-static int read_user(struct parse *p, const char *param, const json_t *v)
+int read_user(struct parse *p, const char *param, const json_t *v)
 {
     int rc = read_str(p, param, v, &p->r->user);
     if (!rc && p->r->user.len > 512)
@@ -313,7 +313,7 @@ static int read_stream_options(struct parse *p, const char *param, const json_t 
     return 0;
 }
 
-static int read_ids(struct parse *p, const char *param, const json_t *v, struct req_prompt *out)
+int read_ids(struct parse *p, const char *param, const json_t *v, struct req_prompt *out)
 {
     size_t n = json_array_size(v);
     if (n > p->lim->max_prompt_tokens)

@@ -4,10 +4,10 @@
 
 #include <jansson.h>
 
-#include "proto/proto.h"
+#include "proto/endpoints.h"
 
 /* Where a field may stand. */
-enum { IN_COMPLETION = 1, IN_CHAT = 2, IN_DEFAULTS = 4 };
+enum { IN_COMPLETION = 1, IN_CHAT = 2, IN_DEFAULTS = 4, IN_MORE = 8 };
 
 /* One parse in progress; lives on the stack. */
 struct parse {
@@ -17,6 +17,9 @@ struct parse {
     unsigned where; /* one IN_ bit */
     struct req *r;  /* NULL for defaults */
     struct req_sampling *s;
+    struct req_more *more;      /* IN_MORE */
+    const struct field *fields; /* IN_MORE: its table, ended by a NULL name */
+    bool has_special, has_generation_prompt;
     bool chat_logprobs, has_stream_options;
     int64_t max_tokens, max_completion_tokens, top_logprobs; /* -1: not given */
 };
@@ -30,6 +33,8 @@ struct field {
 
 extern const struct field req_fields[];
 extern const size_t req_n_fields;
+/* Each ends with a NULL name. */
+extern const struct field req_tokenize_fields[], req_detokenize_fields[], req_embedding_fields[], req_score_fields[];
 /* A field that OpenAI or vLLM know and that is not served. */
 bool req_field_known(const char *name);
 
@@ -40,7 +45,16 @@ int read_int(struct parse *p, const char *param, const json_t *v, int64_t lo, in
 int read_str(struct parse *p, const char *param, const json_t *v, struct req_str *out);
 int too_large(struct parse *p); /* the arena is full: -E2BIG */
 
+int read_model(struct parse *p, const char *param, const json_t *v);
+int read_user(struct parse *p, const char *param, const json_t *v);
+int read_ids(struct parse *p, const char *param, const json_t *v, struct req_prompt *out);
 int read_messages(struct parse *p, const char *param, const json_t *v);
 int read_prompt(struct parse *p, const char *param, const json_t *v);
+
+/* The body as a JSON object within the limits, or NULL with *rc and the error set. */
+json_t *req_load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc);
+/* Every member is read, refused by name, or null (which is as good as absent). */
+int req_walk(struct parse *p, json_t *root);
+void req_sampling_neutral(struct req_sampling *s);
 
 #endif

@@ -32,10 +32,12 @@ struct req_limits {
     size_t max_grammar_choices;    /* strings that an answer is chosen from */
     uint32_t max_tokens;           /* the most that max_tokens may say */
     uint32_t vocab;                /* ids must be below; 0: not checked here */
+    uint32_t hidden;               /* the most dimensions of an embedding; 0: not checked here */
 };
 extern const struct req_limits req_limits_default;
 
-enum req_kind { REQ_COMPLETION, REQ_CHAT };
+enum req_kind { REQ_COMPLETION, REQ_CHAT, REQ_EMBEDDING, REQ_SCORE, REQ_TOKENIZE, REQ_DETOKENIZE };
+struct req_more;
 
 /* A run of bytes, terminated by a NUL beyond len; may hold NULs. ptr NULL: absent. */
 struct req_str {
@@ -125,6 +127,7 @@ struct req {
     size_t n_messages;
     /* The same as compact JSON for a template: [{"role","content"[,"name"]}...], content a string or null. */
     struct req_str messages_json;
+    const struct req_more *more; /* the kinds of proto/endpoints.h; else NULL */
 };
 
 /* Parse body[0..n) as POST /v1/completions or /v1/chat/completions. The body itself is not kept. */

@@ -66,8 +66,7 @@ static int scan_shape(const char *s, size_t n, const struct req_limits *lim, str
     return 0;
 }
 
-/* The body as a JSON object, or NULL with *rc and the error set. */
-static json_t *load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc)
+json_t *req_load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc)
 {
     json_error_t je = {0};
     if (n > lim->max_body) {
@@ -98,8 +97,11 @@ static json_t *load_object(const char *body, size_t n, const struct req_limits *
     return root;
 }
 
-static const struct field *find_field(const char *name)
+static const struct field *find_field(const struct parse *p, const char *name)
 {
+    for (const struct field *f = p->fields; f && f->name; f++)
+        if (!strcmp(f->name, name))
+            return f;
     for (size_t i = 0; i < req_n_fields; i++)
         if (!strcmp(req_fields[i].name, name))
             return &req_fields[i];
@@ -108,17 +110,19 @@ static const struct field *find_field(const char *name)
 
 static const char *where_name(unsigned where)
 {
-    return where == IN_CHAT ? "chat completions" : where == IN_COMPLETION ? "completions" : "a task's defaults";
+    return where == IN_CHAT         ? "chat completions"
+           : where == IN_COMPLETION ? "completions"
+           : where == IN_DEFAULTS   ? "a task's defaults"
+                                    : "this endpoint";
 }
 
-/* Every member is read, refused by name, or null (which is as good as absent). */
-static int walk(struct parse *p, json_t *root)
+int req_walk(struct parse *p, json_t *root)
 {
     const char *key;
     json_t *v;
     json_object_foreach(root, key, v)
     {
-        const struct field *f = find_field(key);
+        const struct field *f = find_field(p, key);
         if (json_is_null(v))
             continue;
         int rc;
@@ -136,7 +140,7 @@ static int walk(struct parse *p, json_t *root)
     return 0;
 }
 
-static void sampling_neutral(struct req_sampling *s)
+void req_sampling_neutral(struct req_sampling *s)
 {
     *s = (struct req_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
 }
@@ -225,11 +229,11 @@ static int parse_request(const char *body, size_t n, enum req_kind kind, const s
     p.r->n = 1;
     p.r->logprobs = p.r->prompt_logprobs = -1;
     p.s = &p.r->sampling;
-    sampling_neutral(p.s);
-    json_t *root = load_object(body, n, lim, e, &rc);
+    req_sampling_neutral(p.s);
+    json_t *root = req_load_object(body, n, lim, e, &rc);
     if (!root)
         return rc;
-    rc = walk(&p, root);
+    rc = req_walk(&p, root);
     json_decref(root);
     if (!rc)
         rc = settle_request(&p);
@@ -264,11 +268,11 @@ int req_parse_defaults(const char *json, size_t n, const struct req_limits *lim,
     p.s = arena_calloc(a, 1, sizeof *p.s);
     if (!p.s)
         return too_large(&p);
-    sampling_neutral(p.s);
-    json_t *root = load_object(json, n, lim, e, &rc);
+    req_sampling_neutral(p.s);
+    json_t *root = req_load_object(json, n, lim, e, &rc);
     if (!root)
         return rc;
-    rc = walk(&p, root);
+    rc = req_walk(&p, root);
     json_decref(root);
     if (!rc)
         rc = settle_max_tokens(&p);

@@ -138,6 +138,11 @@ enum route {
     R_MODEL,
     R_COMPLETIONS,
     R_CHAT,
+    R_EMBEDDINGS,
+    R_SCORE,
+    R_TOKENIZE,
+    R_DETOKENIZE,
+    R_TOKENIZER_INFO,
     R_ADMIN_MODULES,
     R_ADMIN_TASKS,
 };
@@ -155,6 +160,12 @@ static const struct path public_paths[] = {
     {"/v1/models", R_MODELS, false},
     {"/v1/completions", R_COMPLETIONS, true},
     {"/v1/chat/completions", R_CHAT, true},
+    {"/v1/embeddings", R_EMBEDDINGS, true},
+    {"/v1/score", R_SCORE, true},
+    {"/score", R_SCORE, true},
+    {"/tokenize", R_TOKENIZE, true},
+    {"/detokenize", R_DETOKENIZE, true},
+    {"/tokenizer_info", R_TOKENIZER_INFO, false},
     {"/metrics", R_METRICS, false}, /* last: left out without --public-metrics */
 };
 static const struct path admin_paths[] = {
@@ -233,6 +244,24 @@ static int check_admin_key(void *ctx, const char *authorization, struct err *e)
     return refuse_key(e, "the admin key is missing or wrong");
 }
 
+static enum req_kind call_kind(enum route route)
+{
+    switch (route) {
+    case R_CHAT:
+        return REQ_CHAT;
+    case R_EMBEDDINGS:
+        return REQ_EMBEDDING;
+    case R_SCORE:
+        return REQ_SCORE;
+    case R_TOKENIZE:
+        return REQ_TOKENIZE;
+    case R_DETOKENIZE:
+        return REQ_DETOKENIZE;
+    default:
+        return REQ_COMPLETION;
+    }
+}
+
 static void on_public(void *ctx, struct http_req *r)
 {
     struct server *sv = ctx;
@@ -263,8 +292,10 @@ static void on_public(void *ctx, struct http_req *r)
         get_models(sv, r, tenant);
     else if (route == R_MODEL)
         get_model(sv, r, tenant, http_path(r) + sizeof MODEL_PREFIX - 1);
+    else if (route == R_TOKENIZER_INFO)
+        get_tokenizer_info(sv, r);
     else
-        call_start(sv, r, route == R_CHAT ? REQ_CHAT : REQ_COMPLETION, tenant);
+        call_start(sv, r, call_kind(route), tenant);
 }
 
 static void on_public_close(void *ctx, struct http_req *r)

@@ -42,6 +42,7 @@ void call_drop(struct call *c)
         buf_free(&c->prompt[i].scores);
     task_unref(c->task);
     free(c->body_copy);
+    buf_free(&c->out);
     arena_free(c->a);
     free(c);
 }
@@ -87,14 +88,14 @@ static void after_work(uv_work_t *w, int status)
     c->after(c, c->stage_rc, &c->stage_err);
 }
 
-static void run_stage(struct call *c, int (*stage)(struct call *c, struct err *e),
-                      void (*after)(struct call *c, int rc, struct err *e))
+void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct err *e),
+                void (*after)(struct call *c, int rc, struct err *e))
 {
     c->stage = stage;
     c->after = after;
     memset(&c->stage_err, 0, sizeof c->stage_err);
     c->work.data = c;
-    if (c->n_body > CALL_INLINE_BYTES) {
+    if (large) {
         c->in_work = true;
         if (!uv_queue_work(c->sv->loop, &c->work, on_work, after_work))
             return;
@@ -102,6 +103,12 @@ static void run_stage(struct call *c, int (*stage)(struct call *c, struct err *e
     }
     int rc = stage(c, &c->stage_err);
     after(c, rc, &c->stage_err);
+}
+
+static void run_stage(struct call *c, int (*stage)(struct call *c, struct err *e),
+                      void (*after)(struct call *c, int rc, struct err *e))
+{
+    call_stage(c, c->n_body > CALL_INLINE_BYTES, stage, after);
 }
 
 static void fail_by_code(struct call *c, int rc, const struct err *e)
@@ -115,6 +122,9 @@ static int stage_parse(struct call *c, struct err *e)
 {
     struct req_limits lim = req_limits_default;
     lim.vocab = c->sv->mi->vocab;
+    lim.hidden = c->sv->mi->hidden;
+    if (c->kind >= REQ_EMBEDDING)
+        return req_parse_more(c->kind, c->body, c->n_body, &lim, c->a, &c->req, e);
     int (*parse)(const char *, size_t, const struct req_limits *, struct arena *, struct req **, struct err *) =
         c->kind == REQ_CHAT ? req_parse_chat : req_parse_completion;
     return parse(c->body, c->n_body, &lim, c->a, &c->req, e);
@@ -122,13 +132,15 @@ static int stage_parse(struct call *c, struct err *e)
 
 /* ---- 2: tokenize ---- */
 
-static int encode(struct call *c, const char *text, size_t n, unsigned flags, struct call_prompt *out, struct err *e)
+int call_encode(struct call *c, const char *text, size_t n, unsigned flags, struct call_prompt *out, struct err *e)
 {
-    struct tok_ids ids = {.limit = (size_t)c->sv->mi->max_context + 1};
+    struct tok_ids ids = {.limit = call_prompt_limit(c)};
     int rc = tok_encode(c->sv->tok, text, n, flags, &ids, e);
     if (rc == -E2BIG)
-        rc = err_param(e, -EINVAL, c->kind == REQ_CHAT ? "messages" : "prompt",
-                       "the prompt has more tokens than the context holds (%u)", c->sv->mi->max_context);
+        rc = c->kind == REQ_TOKENIZE
+                 ? err_param(e, -EINVAL, call_prompt_field(c), "the text has more than %zu tokens", ids.limit)
+                 : err_param(e, -EINVAL, call_prompt_field(c), "the prompt has more tokens than the context holds (%u)",
+                             c->sv->mi->max_context);
     else if (rc == -EILSEQ)
         rc = -EINVAL;
     if (!rc) {
@@ -147,7 +159,8 @@ static int render(struct call *c, const struct tmpl *t, struct buf *out, struct 
     json_t *vars = json_object(),
            *messages = json_loadb(q->messages_json.ptr, q->messages_json.len, JSON_ALLOW_NUL, NULL);
     int bad = !vars || !messages || json_object_set_new(vars, "messages", messages);
-    bad = bad || json_object_set_new(vars, "add_generation_prompt", json_true());
+    bad =
+        bad || json_object_set_new(vars, "add_generation_prompt", json_boolean(!q->more || q->more->generation_prompt));
     bad = bad || json_object_set_new(vars, "bos_token", json_string(tok_bos_text(c->sv->tok)));
     bad = bad || json_object_set_new(vars, "eos_token", json_string(tok_eos_text(c->sv->tok)));
     int rc = bad ? err_set(e, -ENOMEM, "out of memory") : tmpl_render(t, vars, NULL, out, e);
@@ -159,7 +172,7 @@ static int render(struct call *c, const struct tmpl *t, struct buf *out, struct 
     return rc;
 }
 
-static int encode_chat(struct call *c, struct err *e)
+int call_encode_chat(struct call *c, unsigned flags, struct err *e)
 {
     const struct tmpl *t = c->task->tmpl ? c->task->tmpl : c->sv->tmpl;
     if (!t)
@@ -169,26 +182,31 @@ static int encode_chat(struct call *c, struct err *e)
     buf_init(&text, (size_t)16 << 20);
     int rc = render(c, t, &text, e);
     if (!rc)
-        rc = encode(c, text.data ? text.data : "", text.len, TOK_SPECIAL, &c->prompt[0], e);
+        rc = call_encode(c, text.data ? text.data : "", text.len, flags, &c->prompt[0], e);
     buf_free(&text);
     return rc;
 }
 
-static int stage_encode(struct call *c, struct err *e)
+int call_encode_prompts(struct call *c, struct err *e)
 {
-    if (c->kind == REQ_CHAT)
-        return encode_chat(c, e);
     for (size_t i = 0; i < c->n_prompts; i++) {
         const struct req_prompt *p = &c->req->prompts[i];
         struct call_prompt *out = &c->prompt[i];
         out->id = p->ids;
         out->n = p->n_ids;
         out->text = p->text;
-        int rc = p->ids ? 0 : encode(c, p->text.ptr, p->text.len, TOK_SPECIAL | TOK_POST, out, e);
+        int rc = p->ids ? 0 : call_encode(c, p->text.ptr, p->text.len, TOK_SPECIAL | TOK_POST, out, e);
         if (rc)
             return rc;
     }
     return 0;
+}
+
+static int stage_encode(struct call *c, struct err *e)
+{
+    return c->kind == REQ_CHAT        ? call_encode_chat(c, TOK_SPECIAL, e)
+           : c->kind >= REQ_EMBEDDING ? call_more_encode(c, e)
+                                      : call_encode_prompts(c, e);
 }
 
 /* ---- 3: admit and submit ---- */
@@ -225,7 +243,7 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
                            .max_tokens = s->max_tokens,
                            .min_tokens = s->min_tokens,
                            .ignore_eos = s->ignore_eos,
-                           .score_prompt = most >= 0,
+                           .score_prompt = most >= 0 || c->kind == REQ_SCORE,
                            .n_prompt_top = most > 0 ? most : 0,
                            .rank_prompt = q->prompt_logprobs >= 0,
                            .n_top = q->logprobs < 0 && q->best_of > q->n ? 0 : q->logprobs,
@@ -244,6 +262,10 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
                            .n_pets = c->task->n_pets,
                            .tenant = c->tenant,
                            .task = c->task->number};
+    if (c->kind == REQ_EMBEDDING) {
+        g->pool = q->more->pooling == REQ_POOL_LAST ? MODEL_POOL_LAST : MODEL_POOL_SUM;
+        g->n_hidden = sv->mi->hidden;
+    }
     if (q->kind == REQ_CHAT && !g->max_tokens)
         g->max_tokens = chat_rest(sv->mi, p->n, q->best_of);
     if (!(s->set & REQ_SET_SEED) && getrandom(&g->seed, sizeof g->seed, GRND_NONBLOCK) < 0)
@@ -252,25 +274,20 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
         g->deadline_ns = c->start_ns + (uint64_t)sv->o->request_timeout_ms * 1000000u;
 }
 
-static const char *prompt_field(const struct call *c)
-{
-    return c->kind == REQ_CHAT ? "messages" : "prompt";
-}
-
 /* The field at fault is the one that the client sent. */
 static int check_context(const struct call *c, const struct gen_spec *g, struct err *e)
 {
     const char *field = c->req->max_tokens_field;
     uint32_t most = c->sv->mi->max_context;
     if (g->n_prompt > most)
-        return err_param(e, -EINVAL, prompt_field(c), "the prompt has %u tokens, the context holds %u", g->n_prompt,
-                         most);
+        return err_param(e, -EINVAL, call_prompt_field(c), "the prompt has %u tokens, the context holds %u",
+                         g->n_prompt, most);
     if ((uint64_t)g->n_prompt + g->max_tokens <= most)
         return 0;
     if (field)
         return err_param(e, -EINVAL, field, "the prompt has %u tokens and %s is %u, the context holds %u", g->n_prompt,
                          field, g->max_tokens, most);
-    return err_param(e, -EINVAL, prompt_field(c),
+    return err_param(e, -EINVAL, call_prompt_field(c),
                      "the prompt has %u tokens and the answer may have %u by default, the context holds %u",
                      g->n_prompt, g->max_tokens, most);
 }
@@ -285,7 +302,7 @@ static void name_field(const struct call *c, struct err *e)
     if (!strcmp(name, "n") && q->best_of > q->n)
         name = "best_of";
     if (!strcmp(name, "prompt"))
-        name = prompt_field(c);
+        name = call_prompt_field(c);
     memmove(e->param, name, strlen(name) + 1);
 }
 
@@ -293,7 +310,7 @@ static int check_scores(struct call *c, const struct gen_spec *g, struct err *e)
 {
     const struct req *q = c->req;
     bool echoed = q->echo && q->logprobs >= 0;
-    if (!g->score_prompt)
+    if (!g->score_prompt || q->more)
         return 0;
     c->n_scores += (uint64_t)g->n_prompt * ((uint32_t)g->n_prompt_top + 1) * (echoed ? q->best_of : q->n);
     if (c->n_scores <= CALL_SCORES_MAX)
@@ -309,7 +326,7 @@ static int make_gen(struct call *c, size_t i, const struct kern_bias *bias, stru
     fill_spec(c, &c->prompt[i], &spec);
     spec.bias = bias;
     if (!spec.n_prompt)
-        return err_param(e, -EINVAL, prompt_field(c), "prompt %zu has no tokens", i);
+        return err_param(e, -EINVAL, call_prompt_field(c), "prompt %zu has no tokens", i);
     int rc = check_context(c, &spec, e);
     if (rc)
         return rc;
@@ -322,7 +339,7 @@ static int make_gen(struct call *c, size_t i, const struct kern_bias *bias, stru
     if (rc)
         return rc;
     c->n_prompt_tokens += spec.n_prompt;
-    if (!spec.max_tokens && !spec.score_prompt)
+    if (!spec.max_tokens && !spec.score_prompt && !spec.pool)
         return 0;
     c->gen[i] = gen_create(&spec);
     if (!c->gen[i])
@@ -384,6 +401,10 @@ static void submit(struct call *c)
 
 static void after_encode(struct call *c, int rc, struct err *e)
 {
+    if (!rc && c->kind >= REQ_TOKENIZE) {
+        call_reply(c, &c->out);
+        return;
+    }
     if (!rc)
         rc = check_room(c->sv, c, e);
     if (rc == -EAGAIN)
@@ -404,20 +425,20 @@ static void after_encode(struct call *c, int rc, struct err *e)
 
 static int fill_head(struct call *c)
 {
+    static const char *const id_prefix[] = {"cmpl", "chatcmpl", "embd", "score", "tok", "tok"};
     const struct req *q = c->req;
     uint64_t id[2];
     if (getrandom(id, sizeof id, GRND_NONBLOCK) < 0)
         id[0] = mono_ns(), id[1] = (uintptr_t)c->start_ns;
-    c->head =
-        (struct resp_head){.kind = c->kind,
-                           .id = arena_printf(c->a, "%s-%016llx%016llx", c->kind == REQ_CHAT ? "chatcmpl" : "cmpl",
-                                              (unsigned long long)id[0], (unsigned long long)id[1]),
-                           .model = c->task->id,
-                           .created = (int64_t)time(NULL),
-                           .include_usage = q->include_usage,
-                           .tokens_as_ids = q->tokens_as_ids,
-                           .fingerprint = c->sv->fingerprint[0] ? c->sv->fingerprint : NULL};
-    c->n_prompts = c->kind == REQ_CHAT ? 1 : q->n_prompts;
+    c->head = (struct resp_head){.kind = c->kind,
+                                 .id = arena_printf(c->a, "%s-%016llx%016llx", id_prefix[c->kind],
+                                                    (unsigned long long)id[0], (unsigned long long)id[1]),
+                                 .model = c->task->id,
+                                 .created = (int64_t)time(NULL),
+                                 .include_usage = q->include_usage,
+                                 .tokens_as_ids = q->tokens_as_ids,
+                                 .fingerprint = c->sv->fingerprint[0] ? c->sv->fingerprint : NULL};
+    c->n_prompts = c->kind == REQ_CHAT ? 1 : c->kind >= REQ_EMBEDDING ? call_more_prompts(c) : q->n_prompts;
     c->n_each = q->best_of;
     c->prompt = arena_calloc(c->a, c->n_prompts, sizeof *c->prompt);
     c->gen = arena_calloc(c->a, c->n_prompts, sizeof(struct gen *));
@@ -440,6 +461,8 @@ static void after_parse(struct call *c, int rc, struct err *e)
         return;
     }
     struct req *q = c->req;
+    if (!q->model.ptr) /* where it may be left out */
+        q->model = (struct req_str){c->sv->name, strlen(c->sv->name)};
     c->task = tasks_get(c->sv->tasks, c->tenant, q->model.ptr, q->model.len);
     if (!c->task) {
         err_param(e, -ENOENT, "model", "the model \"%.*s\" does not exist", utf8_cut(q->model.ptr, q->model.len, 200),
@@ -447,7 +470,7 @@ static void after_parse(struct call *c, int rc, struct err *e)
         fail_by_code(c, -ENOENT, e);
         return;
     }
-    if (c->task->defaults)
+    if (c->task->defaults && !q->more)
         req_apply_defaults(q, c->task->defaults);
     if (fill_head(c)) {
         err_set(e, -ENOMEM, "the server is out of memory");

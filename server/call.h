@@ -7,6 +7,7 @@
 #define CPET_SERVER_CALL_H
 
 #include "common/arena.h"
+#include "proto/endpoints.h"
 #include "server/choice.h"
 #include "server/server.h"
 
@@ -22,6 +23,7 @@ struct call_prompt {
     const int32_t *id;
     size_t n;
     struct buf scores; /* its prompt_logprobs as JSON, as they come */
+    size_t n_context;  /* score: tokens before those that are scored */
 };
 
 struct call {
@@ -48,6 +50,9 @@ struct call {
     bool sent_prompt_ids; /* a chat's stream: with its first chunk */
     uint64_t n_prompt_tokens, n_scores;
 
+    float **vec;    /* [n_prompts], embeddings: as they come */
+    struct buf out; /* an answer that a stage wrote */
+
     uv_work_t work;
     int (*stage)(struct call *c, struct err *e);
     void (*after)(struct call *c, int rc, struct err *e);
@@ -69,5 +74,23 @@ void call_drop(struct call *c);
 void call_send(struct call *c);
 /* choice_open for all, with the echoed prompts. 0 or -ENOMEM. */
 int call_open_choices(struct call *c);
+/* A whole answer, 200; counts it. A buffer that failed is out of memory. */
+void call_reply(struct call *c, const struct buf *b);
+/* Runs stage, on a worker where it is large, then after on the loop (not when the client has left meanwhile). */
+void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct err *e),
+                void (*after)(struct call *c, int rc, struct err *e));
+/* Stages of encoding: a text or the rendered messages into *out or prompt[0]; all text prompts. */
+int call_encode(struct call *c, const char *text, size_t n, unsigned flags, struct call_prompt *out, struct err *e);
+int call_encode_chat(struct call *c, unsigned flags, struct err *e);
+int call_encode_prompts(struct call *c, struct err *e);
+
+/* call_more.c: for kinds from REQ_EMBEDDING on, but the first two for all */
+const char *call_prompt_field(const struct call *c); /* the request's field that the prompt came in */
+size_t call_prompt_limit(const struct call *c);      /* most tokens of one text */
+size_t call_more_prompts(const struct call *c);
+int call_more_encode(struct call *c, struct err *e);
+void call_more_answer(struct call *c);
+/* Takes g's vector. 0 or -ENOMEM. */
+int call_pooled(struct call *c, const struct gen *g, size_t at);
 
 #endif

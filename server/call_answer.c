@@ -46,6 +46,8 @@ static void mark_answered(struct call *c)
         return;
     c->answered = true;
     c->sv->n_active--;
+    if (c->kind >= REQ_TOKENIZE) /* nothing of it was the engine's */
+        return;
     histogram_add(&c->sv->metrics.whole, (double)(mono_ns() - c->start_ns) * 1e-9);
 }
 
@@ -149,8 +151,23 @@ static int take_choices(struct call *c, size_t n, struct resp_choice *rc, struct
     return 0;
 }
 
+void call_reply(struct call *c, const struct buf *b)
+{
+    if (b->failed) {
+        fail_memory(c);
+        return;
+    }
+    count_finished(c);
+    mark_answered(c);
+    http_reply(c->r, 200, "application/json", b->data, b->len, NULL, 0);
+}
+
 static void answer_whole(struct call *c)
 {
+    if (c->kind >= REQ_EMBEDDING) {
+        call_more_answer(c);
+        return;
+    }
     size_t n = c->n_prompts * c->req->n;
     struct resp_choice *rc = arena_calloc(c->a, n, sizeof *rc);
     struct resp_logprobs *lp = arena_calloc(c->a, n, sizeof *lp);
@@ -162,13 +179,7 @@ static void answer_whole(struct call *c)
     struct buf b = {0};
     usage(c, &u);
     resp_full(&b, &c->head, rc, n, &u);
-    if (b.failed) {
-        fail_memory(c);
-    } else {
-        count_finished(c);
-        mark_answered(c);
-        http_reply(c->r, 200, "application/json", b.data, b.len, NULL, 0);
-    }
+    call_reply(c, &b);
     buf_free(&b);
 }
 
@@ -291,14 +302,14 @@ static void times(struct call *c, struct gen *g, const struct gen_event *ev)
     c->last_ns = now;
 }
 
-/* A token of the prompt: to the echoing choices, and to the list of the prompt's log-probabilities. */
+/* A token of the prompt: to the choices that echo or score it, and to the list of the prompt's log-probabilities. */
 static int take_prompt_event(struct call *c, size_t at, const struct gen_event *ev, const int32_t *top_id,
                              const float *top_logprob)
 {
     const struct tok *t = c->sv->tok;
     const struct req *q = c->req;
     int rc = 0;
-    for (size_t k = 0; q->echo && !rc && k < c->n_each; k++)
+    for (size_t k = 0; (q->echo || q->more) && !rc && k < c->n_each; k++)
         rc = choice_token(&c->choice[at * c->n_each + k], t, ev, top_id, top_logprob);
     if (rc || q->prompt_logprobs < 0)
         return rc;
@@ -367,6 +378,8 @@ static void gen_over(struct call *c, struct gen *g, size_t at)
         hide_failure(c, g);
         call_fail(c, resp_status(g->code), &g->err, NULL);
     }
+    if (!g->code && g->pooled && call_pooled(c, g, at))
+        fail_memory(c);
     for (size_t k = 0; !g->code && k < c->n_each; k++)
         choice_end(&c->choice[at * c->n_each + k], "length");
     gen_free(g);

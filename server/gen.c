@@ -73,6 +73,8 @@ struct gen *gen_create(const struct gen_spec *s)
         g->top_logprob = calloc((size_t)g->cap * g->n_top, sizeof *g->top_logprob);
     }
     bool tops = !g->n_top || (g->top_id && g->top_logprob);
+    if (s->pool && !(g->pooled = calloc(s->n_hidden, sizeof *g->pooled)))
+        tops = false;
     if (!g->run || !g->choice_stopped || !g->event || !tops || forbid_eos(g)) {
         gen_free(g);
         return NULL;
@@ -96,6 +98,7 @@ void gen_free(struct gen *g)
     free(g->event);
     free(g->top_id);
     free(g->top_logprob);
+    free(g->pooled);
     free(g);
 }
 

@@ -24,10 +24,12 @@ struct gen_spec {
     uint32_t max_tokens;   /* a choice; 0 only to score the prompt */
     uint32_t min_tokens;
     bool ignore_eos;
-    bool score_prompt; /* events for the prompt's tokens, once (choice 0) */
-    int n_prompt_top;  /* with score_prompt: candidates of each; 0: none */
-    bool rank_prompt;  /* with score_prompt: the tokens' ranks too */
-    int n_top;         /* as kern_sample.n_top */
+    enum model_pool pool; /* reads the prompt and pools its hidden states, nothing else; max_tokens is 0 */
+    uint32_t n_hidden;    /* with pool: the model's hidden size */
+    bool score_prompt;    /* events for the prompt's tokens, once (choice 0) */
+    int n_prompt_top;     /* with score_prompt: candidates of each; 0: none */
+    bool rank_prompt;     /* with score_prompt: the tokens' ranks too */
+    int n_top;            /* as kern_sample.n_top */
     uint64_t seed;
     float temperature, top_p, min_p, presence, frequency, repetition;
     uint32_t top_k;
@@ -88,6 +90,7 @@ struct gen {
     struct gen *live_next, *live_prev; /* in the scheduler's list of all */
     struct gen_run *run;               /* [n_choices] */
     uint32_t prefill_done, prefill_end;
+    double *pooled;     /* [n_hidden] with spec.pool; the loop's once done */
     uint32_t scored;    /* prompt tokens whose events are written */
     uint32_t n_running; /* runs not done */
     uint32_t base;      /* the run that reads the prompt: the first that is not done */

@@ -227,7 +227,7 @@ static uint32_t chunk_size(const struct sched *s, const struct gen *g, uint32_t 
         *n_logits = least(n - known, least(logits, room > first ? room - first : 0));
         return known + *n_logits;
     }
-    if (g->prefill_done + n == g->spec.n_prompt) {
+    if (g->prefill_done + n == g->spec.n_prompt && !g->spec.pool) {
         if (logits && gen_room(g))
             *n_logits = 1;
         else
@@ -253,6 +253,8 @@ static bool plan_chunk(struct sched *s, struct gen *g, uint32_t *budget)
             sample_next(&g->run[0], &k[i]);
     }
     add_part(s, g, NULL, g->run[g->base].seq, g->spec.prompt + pos0, n, n_logits);
+    s->span[s->n_parts - 1].pool = g->spec.pool;
+    s->span[s->n_parts - 1].pooled = g->pooled;
     s->tenant[g->spec.tenant].read += n;
     *budget -= n;
     return true;
@@ -395,7 +397,7 @@ static void apply_chunk(struct sched *s, const struct sched_part *p, const struc
     if (g->spec.score_prompt)
         publish_scores(g, g->prefill_done + sp->n_tokens - sp->n_logits, sp->n_logits, t);
     g->prefill_done += sp->n_tokens;
-    bool sampled = g->prefill_done == g->spec.n_prompt, over = false;
+    bool sampled = g->prefill_done == g->spec.n_prompt && !g->spec.pool, over = false;
     if (sampled) {
         over = take_token(&g->run[0], &t[sp->n_logits - 1]);
         r->sampled++;

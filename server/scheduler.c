@@ -398,7 +398,9 @@ static void admit(struct sched *s, struct gen *g, uint64_t now_ns)
     }
     bool samples = g->spec.n_choices == 1 && g->spec.max_tokens && !g->run[0].n_out;
     g->prefill_done = 0;
-    g->prefill_end = g->spec.n_prompt - !samples;
+    g->prefill_end = g->spec.n_prompt - !(samples || g->spec.pool);
+    if (g->spec.pool) /* it may have begun before, and have been preempted */
+        memset(g->pooled, 0, g->spec.n_hidden * sizeof *g->pooled);
     sched_list_push(&t->reading, g);
     g->reading = true;
     t->n_reading++;

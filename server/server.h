@@ -57,6 +57,9 @@ struct http_handler api_admin_handler(struct server *sv);
 /* An error as JSON. code NULL: null. */
 void api_error(struct http_req *r, int status, const struct err *e, const char *code);
 
+/* call_more.c */
+void get_tokenizer_info(struct server *sv, struct http_req *r);
+
 /* api_admin.c */
 void admin_modules(struct server *sv, struct http_req *r);
 void admin_tasks(struct server *sv, struct http_req *r);

@@ -308,14 +308,69 @@ static int stop(void **s)
     return 0;
 }
 
+/* The pooled hidden states of ids, fed in chunks, beside another sequence. */
+static void pool(struct model *m, const int32_t *ids, uint32_t n, uint32_t chunk, enum model_pool how, double *out)
+{
+    uint32_t seq[2];
+    struct err e = {0};
+    int32_t other[N];
+    random_ids(other, N, 5);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(seq_open(m, &seq[i]), 0);
+        assert_int_equal(seq_reserve(m, seq[i], N), 0);
+    }
+    memset(out, 0, model_info(m)->hidden * sizeof *out);
+    for (uint32_t at = 0; at < n; at += chunk) {
+        uint32_t k = n - at < chunk ? n - at : chunk;
+        struct model_span sp[2] = {{.seq = seq[0], .tokens = other + at, .n_tokens = k, .n_logits = 1},
+                                   {.seq = seq[1], .tokens = ids + at, .n_tokens = k, .pool = how, .pooled = out}};
+        bool both = chunk % 2 && chunk < 30;
+        if (model_step(m, both ? sp : sp + 1, both ? 2 : 1, &e))
+            fail_msg("%s", e.msg);
+    }
+    for (int i = 0; i < 2; i++)
+        seq_close(m, seq[i]);
+}
+
+static void test_pooling(void **s)
+{
+    (void)s;
+    struct tiny t = {.qwen2 = false};
+    tiny_make(&t);
+    struct model *m = open_tiny(&t, defaults);
+    uint32_t hidden = model_info(m)->hidden;
+    size_t bytes = hidden * sizeof(double);
+    double *a = calloc(hidden, sizeof *a), *b = calloc(hidden, sizeof *b), *c = calloc(hidden, sizeof *c);
+    int32_t ids[N];
+    random_ids(ids, N, 1);
+    for (enum model_pool how = MODEL_POOL_SUM; how <= MODEL_POOL_LAST; how++) {
+        pool(m, ids, N, N, how, a);
+        for (uint32_t chunk = 1; chunk < 40; chunk += 7) {
+            pool(m, ids, N, chunk, how, b);
+            assert_memory_equal(a, b, bytes);
+        }
+    }
+    pool(m, ids, N, 9, MODEL_POOL_SUM, b);
+    pool(m, ids, N - 1, 8, MODEL_POOL_SUM, c);
+    double largest = 0;
+    for (uint32_t i = 0; i < hidden; i++) {
+        assert_true(fabs(b[i] - c[i] - a[i]) < 1e-9);
+        largest = fmax(largest, fabs(a[i]));
+    }
+    assert_true(largest > 0.01);
+    free(a);
+    free(b);
+    free(c);
+    model_close(m);
+    tiny_remove(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_directories),
-        cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_chunks_and_batches),
-        cmocka_unit_test(test_fork_truncate),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_bad_directories),    cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_chunks_and_batches), cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_fork_truncate),      cmocka_unit_test(test_limits),
         cmocka_unit_test(test_reserved),
     };
     return cmocka_run_group_tests(tests, start, stop);

@@ -12,7 +12,7 @@
 #include <errno.h>
 
 #include "common/arena.h"
-#include "proto/proto.h"
+#include "proto/endpoints.h"
 #include "tests/unit/common/alloc_fail.h"
 
 typedef int parse_fn(const char *body, size_t n, const struct req_limits *lim, struct arena *a, struct req **out,
@@ -49,12 +49,47 @@ static int do_chat(struct err *e)
                  e);
 }
 
+static int more(enum req_kind kind, const char *body, struct err *e)
+{
+    struct arena *a = arena_create(1 << 20);
+    struct req *q = NULL;
+    int r = a ? req_parse_more(kind, body, strlen(body), &req_limits_default, a, &q, e)
+              : err_set(e, -ENOMEM, "out of memory");
+    assert_true(!r == !!q);
+    arena_free(a);
+    return r;
+}
+
+static int do_embedding(struct err *e)
+{
+    return more(REQ_EMBEDDING, "{\"model\": \"m\", \"input\": [\"a\", \"b\"], \"encoding_format\": \"base64\"}", e);
+}
+
+static int do_score(struct err *e)
+{
+    return more(REQ_SCORE, "{\"model\": \"m\", \"text_1\": \"a\", \"text_2\": [\"b\", \"c\"]}", e);
+}
+
+static int do_tokenize(struct err *e)
+{
+    return more(REQ_TOKENIZE, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", e);
+}
+
+static int do_detokenize(struct err *e)
+{
+    return more(REQ_DETOKENIZE, "{\"model\": \"m\", \"tokens\": [1, 2, 3]}", e);
+}
+
 static void test_each(void **s)
 {
     (void)s;
     alloc_fail_each("a completion", do_completion, 0);
     alloc_fail_each("token ids", do_ids, 0);
     alloc_fail_each("a chat", do_chat, 0);
+    alloc_fail_each("an embedding", do_embedding, 0);
+    alloc_fail_each("a score", do_score, 0);
+    alloc_fail_each("tokenize", do_tokenize, 0);
+    alloc_fail_each("detokenize", do_detokenize, 0);
 }
 
 int main(void)

@@ -204,6 +204,8 @@ int model_step(struct model *m, const struct model_span *sp, uint32_t n, struct 
         s->len += sp[i].n_tokens;
         for (uint32_t k = 0; k < sp[i].n_logits; k++)
             sample(m, s, s->len - sp[i].n_logits + k + 1, &sp[i].sample[k], &sp[i].sampled[k]);
+        for (uint32_t k = 0; sp[i].pool && k < sp[i].n_tokens; k++)
+            *sp[i].pooled = sp[i].pool == MODEL_POOL_SUM ? *sp[i].pooled + sp[i].tokens[k] : sp[i].tokens[k];
         rows += sp[i].n_tokens;
         logits += sp[i].n_logits;
         m->last.decode_rows += sp[i].n_tokens == 1;
