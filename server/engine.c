@@ -172,12 +172,14 @@ static void serve(struct engine *en)
     while (take_work(en, busy)) {
         struct sched_report r;
         uint64_t t0 = mono_ns();
+        atomic_store(&en->stats.round_ns, t0);
         busy = sched_step(en->sched, t0, &r);
         count(en, &r, (mono_ns() - t0) / 1000);
         hand_over(en);
         busy |= r.failed != 0;
         if (busy && en->o.inject_delay_ms)
             sleep_ms(en->o.inject_delay_ms);
+        atomic_store(&en->stats.round_ns, 0);
     }
     sched_end_all(en->sched, -ESHUTDOWN, "the server is shutting down");
     hand_over(en);
@@ -338,6 +340,12 @@ struct model *engine_model(const struct engine *en)
 const struct engine_stats *engine_stats(const struct engine *en)
 {
     return &en->stats;
+}
+
+uint64_t engine_round_age_ns(const struct engine *en)
+{
+    uint64_t began = atomic_load(&en->stats.round_ns), now = mono_ns();
+    return began && now > began ? now - began : 0;
 }
 
 void engine_submit(struct engine *en, struct gen *g)

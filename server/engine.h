@@ -41,6 +41,7 @@ struct engine_stats {
     _Atomic uint64_t step_us;                   /* sum */
     _Atomic uint64_t step_hist[ENGINE_BUCKETS]; /* by engine_bucket_us, the last one above them all */
     _Atomic uint32_t waiting, running, pages_free, slots;
+    _Atomic uint64_t round_ns; /* mono_ns when the round at hand began; 0: it waits for work, or loads */
 };
 extern const uint32_t engine_bucket_us[ENGINE_BUCKETS - 1];
 
@@ -52,6 +53,9 @@ void engine_stop(struct engine *en, void (*closed)(void *ctx), void *ctx);
 /* The model, once loaded; for model_info and model_pet_target. */
 struct model *engine_model(const struct engine *en);
 const struct engine_stats *engine_stats(const struct engine *en);
+
+/* How long the round at hand, a step and what belongs to it, has taken up to now; 0: none is at hand. */
+uint64_t engine_round_age_ns(const struct engine *en);
 
 /* g is the engine's until news(done). */
 void engine_submit(struct engine *en, struct gen *g);

@@ -22,8 +22,11 @@
 struct http_server;
 struct http_req;
 
+#define HTTP_ADDR_BYTES 128
+
 struct http_opts {
     const char *addr;   /* "HOST:PORT", "[V6]:PORT" (HOST numeric or localhost; port 0 picks one), "unix:PATH" */
+    int fd;             /* a listening, non-blocking socket to take instead (http_listen closes it); 0: none */
     size_t max_body;    /* bytes; 0: 8 MiB */
     size_t max_bodies;  /* bytes of all bodies held at once; 0: 256 MiB; above: 503 */
     size_t max_header;  /* bytes of request line and headers; 0: 16 KiB */
@@ -55,6 +58,9 @@ int http_check_address(const char *addr, struct err *e);
 /* Listens. -EINVAL for the address, -EADDRINUSE and others as from bind. o's strings are copied. */
 int http_listen(uv_loop_t *loop, const struct http_opts *o, struct http_handler h, struct http_server **out,
                 struct err *e);
+/* Where a listening socket of another's making is bound, in the form of http_opts.addr. -EINVAL: neither TCP nor unix.
+ */
+int http_socket_address(int fd, char out[HTTP_ADDR_BYTES], struct err *e);
 /* "http://127.0.0.1:41234" with the real port, or "unix:PATH". */
 const char *http_address(const struct http_server *s);
 /* No new connections; those that are open finish their request and are then closed. */

@@ -70,6 +70,7 @@ struct http_server {
     struct http_limits lim;
     char address[256], unix_path[sizeof((struct sockaddr_un *)0)->sun_path];
     int fd;
+    bool local; /* a unix socket; unix_path is empty when it is of another's making: its file stays */
     struct MHD_Daemon *daemon;
     uv_poll_t listen_poll, mhd_poll;
     uv_prepare_t prepare;

@@ -102,20 +102,46 @@ static void remove_stale(const union any_addr *a, socklen_t len)
     close(fd);
 }
 
-static void set_address(struct http_server *s)
+/* A name in the abstract space is written with an @, as systemd and ss do. */
+static void unix_address(const union any_addr *a, socklen_t len, char out[HTTP_ADDR_BYTES])
+{
+    size_t n = len > offsetof(struct sockaddr_un, sun_path) ? len - offsetof(struct sockaddr_un, sun_path) : 0;
+    bool abstract = n && !a->un.sun_path[0];
+    if (!abstract)
+        n = strnlen(a->un.sun_path, n);
+    snprintf(out, HTTP_ADDR_BYTES, "unix:%s%.*s", abstract ? "@" : "", (int)(n - abstract), a->un.sun_path + abstract);
+}
+
+int http_socket_address(int fd, char out[HTTP_ADDR_BYTES], struct err *e)
 {
     union any_addr a = {0};
     char host[INET6_ADDRSTRLEN];
     socklen_t len = sizeof a;
-    if (s->unix_path[0]) {
-        snprintf(s->address, sizeof s->address, "unix:%s", s->unix_path);
-    } else if (!getsockname(s->fd, &a.sa, &len) && a.sa.sa_family == AF_INET6) {
+    if (getsockname(fd, &a.sa, &len))
+        return err_set(e, -errno, "descriptor %d: %s", fd, strerror(errno));
+    if (a.sa.sa_family == AF_UNIX) {
+        unix_address(&a, len, out);
+    } else if (a.sa.sa_family == AF_INET6) {
         inet_ntop(AF_INET6, &a.in6.sin6_addr, host, sizeof host);
-        snprintf(s->address, sizeof s->address, "http://[%s]:%u", host, ntohs(a.in6.sin6_port));
-    } else {
+        snprintf(out, HTTP_ADDR_BYTES, "[%s]:%u", host, ntohs(a.in6.sin6_port));
+    } else if (a.sa.sa_family == AF_INET) {
         inet_ntop(AF_INET, &a.in.sin_addr, host, sizeof host);
-        snprintf(s->address, sizeof s->address, "http://%s:%u", host, ntohs(a.in.sin_port));
+        snprintf(out, HTTP_ADDR_BYTES, "%s:%u", host, ntohs(a.in.sin_port));
+    } else {
+        return err_set(e, -EINVAL, "descriptor %d is neither a TCP nor a unix socket", fd);
     }
+    return 0;
+}
+
+static int set_address(struct http_server *s, struct err *e)
+{
+    char addr[HTTP_ADDR_BYTES];
+    int rc = http_socket_address(s->fd, addr, e);
+    if (rc)
+        return rc;
+    s->local = !strncmp(addr, "unix:", 5);
+    snprintf(s->address, sizeof s->address, "%s%s", s->local ? "" : "http://", addr);
+    return 0;
 }
 
 /* The listening socket in s->fd. */
@@ -163,7 +189,7 @@ static void on_listen(uv_poll_t *h, int status, int events)
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
         int fd = accept4(s->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            if (!s->unix_path[0])
+            if (!s->local)
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
             conn_accept(s, fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -290,14 +316,15 @@ int http_listen(uv_loop_t *loop, const struct http_opts *o, struct http_handler 
     set_options(s, o);
     if (getrandom(&s->seed, sizeof s->seed, 0) != sizeof s->seed)
         s->seed = uv_hrtime();
-    int rc = open_socket(s, o->addr, e);
-    if (rc) {
-        free(s);
-        return rc;
-    }
-    set_address(s);
-    s->daemon = req_daemon(s);
-    rc = s->daemon ? start_handles(s, e) : err_set(e, -ENOMEM, "libmicrohttpd does not start");
+    int rc = 0;
+    if (o->fd)
+        s->fd = o->fd;
+    else
+        rc = open_socket(s, o->addr, e);
+    rc = rc ? rc : set_address(s, e);
+    s->daemon = rc ? NULL : req_daemon(s);
+    if (!rc)
+        rc = s->daemon ? start_handles(s, e) : err_set(e, -ENOMEM, "libmicrohttpd does not start");
     if (rc) {
         http_close(s, NULL, NULL);
         return rc;

@@ -37,7 +37,10 @@ bool keys_required(const struct keys *k);
 /* The value after "Bearer " of an Authorization header; NULL when there is none. */
 const char *keys_bearer(const char *header);
 
-/* The admin key: a file with the raw key, one line, mode 0600. */
+/* Whether a file of raw keys has a fit mode: read by its owner alone; a service manager's credential, which lies in
+ * $CREDENTIALS_DIRECTORY and is guarded by that, may be read by its group. Nobody else may read either. */
+bool keys_mode_ok(const char *path, unsigned mode);
+/* The admin key: a file with the raw key, one line, of a mode as above. */
 int keys_admin_load(const char *path, struct hash *out, struct err *e);
 bool keys_match(const struct hash *want, const char *key);
 

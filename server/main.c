@@ -20,9 +20,11 @@
 #include "server/load.h"
 #include "server/log.h"
 #include "server/server.h"
+#include "server/service.h"
 
 #define DRAIN_LOOK_MS 10
 #define DESCRIPTORS 32768  /* three a connection (http_front.c), 4,096 connections a listener, and room */
+#define STOP_MS 15000      /* beyond the draining time: the last bytes, the step at hand, memory given back */
 #define LAST_BYTES_MS 1000 /* for what is still queued to clients when the draining time is over */
 
 extern char **environ;
@@ -31,6 +33,7 @@ struct cpetd {
     struct options o;
     struct loaded loaded;
     struct server sv;
+    struct service service;
     uv_loop_t loop;
     uv_signal_t sig_term, sig_int, sig_hup;
     uv_timer_t drain;
@@ -64,6 +67,7 @@ static void shut(struct cpetd *c)
     if (c->closing)
         return;
     c->closing = true;
+    service_unwatch(&c->service);
     uv_close((uv_handle_t *)&c->sig_term, NULL);
     uv_close((uv_handle_t *)&c->sig_int, NULL);
     uv_close((uv_handle_t *)&c->sig_hup, NULL);
@@ -98,22 +102,34 @@ static void on_stop_signal(uv_signal_t *s, int signum)
         return;
     }
     log_line("info", "%s: draining (%u requests)", signum == SIGTERM ? "SIGTERM" : "SIGINT", c->sv.n_active);
+    service_tell("STOPPING=1\nSTATUS=draining, %u requests\nEXTEND_TIMEOUT_USEC=%llu", c->sv.n_active,
+                 (c->o.drain_ms + (unsigned long long)STOP_MS) * 1000);
     c->sv.state = SERVER_DRAINING;
     c->drain_end_ns = now + (uint64_t)c->o.drain_ms * 1000000u;
     uv_timer_start(&c->drain, on_drain_look, 0, DRAIN_LOOK_MS);
 }
 
-static void on_hup(uv_signal_t *s, int signum)
+static void reload(struct cpetd *c)
 {
-    struct cpetd *c = s->data;
     struct err e;
-    (void)signum;
     if (!c->o.api_keys)
         return;
     if (keys_load(c->sv.keys, c->o.api_keys, &e))
         log_line("error", "the API keys were not reloaded, the old ones stay: %s", e.msg);
     else
         log_line("info", "the API keys were reloaded");
+}
+
+static void on_hup(uv_signal_t *s, int signum)
+{
+    struct cpetd *c = s->data;
+    bool ready = c->sv.state == SERVER_READY; /* before and after, READY=1 would be untrue */
+    (void)signum;
+    if (ready)
+        service_reloading();
+    reload(c);
+    if (ready)
+        service_reloaded();
 }
 
 /* ---- start ---- */
@@ -174,19 +190,21 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
         return;
     sv->state = SERVER_READY;
     fprintf(stderr, "cpetd: ready\n");
+    service_tell("READY=1\nSTATUS=ready");
 }
 
 static int start_listening(struct cpetd *c, struct err *e)
 {
     struct server *sv = &c->sv;
-    struct http_opts ho = {.addr = c->o.listen};
+    struct http_opts ho = {.addr = c->o.listen, .fd = c->service.fd[SERVICE_HTTP]};
     int rc = http_listen(&c->loop, &ho, api_handler(sv), &sv->http, e);
     if (rc)
         return err_prefix(e, rc, "--listen %s", c->o.listen);
     fprintf(stderr, "cpetd: listening on %s\n", http_address(sv->http));
     if (!c->o.admin_listen)
         return 0;
-    ho = (struct http_opts){.addr = c->o.admin_listen, .max_body = (size_t)64 << 20};
+    ho =
+        (struct http_opts){.addr = c->o.admin_listen, .fd = c->service.fd[SERVICE_ADMIN], .max_body = (size_t)64 << 20};
     rc = http_listen(&c->loop, &ho, api_admin_handler(sv), &sv->admin, e);
     if (rc)
         return err_prefix(e, rc, "--admin-listen %s", c->o.admin_listen);
@@ -281,6 +299,25 @@ static int prepare(struct cpetd *c, struct err *e)
     return rc ? rc : check_names(c, e);
 }
 
+static uint64_t step_age_ns(void *ctx)
+{
+    struct cpetd *c = ctx;
+    return c->sv.en ? engine_round_age_ns(c->sv.en) : 0;
+}
+
+/* Sockets that were passed go before the addresses of the options, and the same rules hold for where they listen. */
+static int take_sockets(struct cpetd *c, struct err *e)
+{
+    int rc = service_take_sockets(&c->service, e);
+    if (rc)
+        return rc;
+    if (c->service.fd[SERVICE_HTTP])
+        c->o.listen = c->service.addr[SERVICE_HTTP];
+    if (c->service.fd[SERVICE_ADMIN])
+        c->o.admin_listen = c->service.addr[SERVICE_ADMIN];
+    return 0;
+}
+
 static int serve(struct cpetd *c)
 {
     struct err e = {0};
@@ -291,7 +328,10 @@ static int serve(struct cpetd *c)
     watch_signal(c, &c->sig_term, on_stop_signal, SIGTERM);
     watch_signal(c, &c->sig_int, on_stop_signal, SIGINT);
     watch_signal(c, &c->sig_hup, on_hup, SIGHUP);
-    int rc = start_listening(c, &e);
+    service_tell("STATUS=loading the backbone");
+    int rc = service_watch(&c->service, &c->loop, step_age_ns, c, &e);
+    if (!rc)
+        rc = start_listening(c, &e);
     if (!rc)
         rc = start_engine(c, &e);
     if (rc) {
@@ -317,7 +357,9 @@ static void cleanup(struct cpetd *c)
 static int run(struct cpetd *c)
 {
     struct err e = {0};
-    int rc = prepare(c, &e);
+    int rc = take_sockets(c, &e);
+    if (!rc)
+        rc = prepare(c, &e);
     if (rc) {
         log_line("error", "%s", e.msg);
         return EXIT_CONFIG;

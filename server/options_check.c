@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "server/keys.h"
 #include "server/options.h"
 
 bool options_is_loopback(const char *addr)
@@ -93,7 +94,7 @@ static int check_admin_key(const char *path, struct err *e)
         return 0;
     if (stat(path, &st))
         return err_param(e, -EINVAL, "admin-key", "--admin-key: %s: %s", path, strerror(errno));
-    if (st.st_mode & 077)
+    if (!keys_mode_ok(path, st.st_mode))
         return err_param(e, -EINVAL, "admin-key", "--admin-key: %s may be read by others (mode %04o); make it 0600",
                          path, (unsigned)(st.st_mode & 07777));
     return 0;

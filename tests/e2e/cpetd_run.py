@@ -54,9 +54,9 @@ def without_options(env=None):
 class Server:
     """with Server("--max-seqs", "4") as s: s.post("/v1/completions", {...})"""
 
-    def __init__(self, *args, admin=True, env=None, key=None, wait=True):
+    def __init__(self, *args, admin=True, env=None, key=None, wait=True, command=()):
         self.key = key
-        cmd = [binary(), "--model", model(), "--name", "base", "--listen", "127.0.0.1:0"]
+        cmd = [*command, binary(), "--model", model(), "--name", "base", "--listen", "127.0.0.1:0"]
         if admin:
             cmd += ["--admin-listen", "127.0.0.1:0"]
         self.lines = []
