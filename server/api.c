@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/utf8.h"
+#include "server/exposition.h"
 #include "server/server.h"
 
 static void send_json(struct http_req *r, const struct buf *b)
@@ -54,7 +55,7 @@ static void get_metrics(struct server *sv, struct http_req *r)
     if (b.failed)
         http_reply(r, 503, "text/plain", "out of memory\n", 14, NULL, 0);
     else
-        http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", b.data, b.len, NULL, 0);
+        http_reply(r, 200, EXPO_TYPE, b.data, b.len, NULL, 0);
     buf_free(&b);
 }
 

@@ -61,8 +61,10 @@ void call_closed(struct server *sv, struct http_req *r)
     if (!c)
         return;
     c->r = NULL;
-    if (!c->answered)
+    if (!c->answered) {
         c->sv->metrics.finished_abort++;
+        call_count(c, SERIES_ABORT);
+    }
     call_cancel(c);
     call_drop(c);
 }

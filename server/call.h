@@ -22,8 +22,9 @@ struct call_prompt {
     struct req_str text; /* of a text prompt: for echo */
     const int32_t *id;
     size_t n;
-    struct buf scores; /* its prompt_logprobs as JSON, as they come */
-    size_t n_context;  /* score: tokens before those that are scored */
+    struct buf scores;                  /* its prompt_logprobs as JSON, as they come */
+    size_t n_context;                   /* score: tokens before those that are scored */
+    uint64_t submitted_ns, admitted_ns; /* 0: not yet */
 };
 
 struct call {
@@ -62,12 +63,16 @@ struct call {
 
     bool streaming; /* the head was sent */
     bool answered;
-    uint64_t start_ns, first_ns, last_ns;
+    uint64_t start_ns, first_ns;
 };
 
 /* Answers with an error (before a stream began by HTTP status, later inside it), and cancels what runs. */
 void call_fail(struct call *c, int status, const struct err *e, const char *code);
 void call_cancel(struct call *c);
+/* Tokens so far. */
+void call_usage(const struct call *c, struct resp_usage *u);
+/* Counts the end of a request in its task's series. */
+void call_count(const struct call *c, enum series_outcome how);
 /* Frees c when nobody holds it. */
 void call_drop(struct call *c);
 /* Sends what is ready; answers when all choices are finished. */

@@ -46,9 +46,15 @@ static void mark_answered(struct call *c)
         return;
     c->answered = true;
     c->sv->n_active--;
-    if (c->kind >= REQ_TOKENIZE) /* nothing of it was the engine's */
+}
+
+void call_count(const struct call *c, enum series_outcome how)
+{
+    struct resp_usage u;
+    if (!c->task)
         return;
-    histogram_add(&c->sv->metrics.whole, (double)(mono_ns() - c->start_ns) * 1e-9);
+    call_usage(c, &u);
+    metrics_task_done(c->sv, c->task->id, how, u.prompt_tokens, u.completion_tokens);
 }
 
 void call_fail(struct call *c, int status, const struct err *e, const char *code)
@@ -58,6 +64,7 @@ void call_fail(struct call *c, int status, const struct err *e, const char *code
         return;
     mark_answered(c);
     c->sv->metrics.finished_error++;
+    call_count(c, SERIES_ERROR);
     if (!c->streaming) {
         api_error(c->r, status, e, code);
         return;
@@ -78,18 +85,30 @@ static void fail_memory(struct call *c)
     call_fail(c, 503, &e, NULL);
 }
 
-static void usage(const struct call *c, struct resp_usage *u)
+void call_usage(const struct call *c, struct resp_usage *u)
 {
     *u = (struct resp_usage){.prompt_tokens = (uint32_t)c->n_prompt_tokens};
-    for (size_t i = 0; i < c->n_choices; i++)
+    for (size_t i = 0; c->choice && i < c->n_choices; i++)
         u->completion_tokens += c->choice[i].n_out;
 }
 
 static void count_finished(struct call *c)
 {
-    struct metrics *m = &c->sv->metrics;
-    for (size_t i = 0; i < c->n_choices; i++)
-        ++*(strcmp(c->choice[i].finish, "stop") ? &m->finished_length : &m->finished_stop);
+    uint64_t now = mono_ns();
+    for (size_t i = 0; i < c->n_choices; i++) {
+        const struct choice *ch = &c->choice[i];
+        const struct call_prompt *p = &c->prompt[i / c->n_each];
+        struct metrics_choice d = {.start_ns = c->start_ns,
+                                   .admitted_ns = p->admitted_ns,
+                                   .first_ns = ch->first_ns,
+                                   .last_ns = ch->last_ns,
+                                   .now_ns = now,
+                                   .prompt_tokens = (uint32_t)p->n,
+                                   .generation_tokens = ch->n_out,
+                                   .finish = ch->finish};
+        metrics_choice_done(&c->sv->metrics, &d);
+    }
+    call_count(c, SERIES_OK);
 }
 
 static bool all_finished(const struct call *c)
@@ -177,7 +196,7 @@ static void answer_whole(struct call *c)
     }
     struct resp_usage u;
     struct buf b = {0};
-    usage(c, &u);
+    call_usage(c, &u);
     resp_full(&b, &c->head, rc, n, &u);
     call_reply(c, &b);
     buf_free(&b);
@@ -202,6 +221,7 @@ static bool write_stream(struct call *c, const struct buf *b)
         return true;
     mark_answered(c);
     c->sv->metrics.finished_abort++;
+    call_count(c, SERIES_ABORT);
     call_cancel(c);
     http_stream_abort(c->r);
     return false;
@@ -256,7 +276,7 @@ static void send_stream(struct call *c)
     int rc = stream_chunks(c, &b);
     if (over && c->req->include_usage) {
         struct resp_usage u;
-        usage(c, &u);
+        call_usage(c, &u);
         resp_chunk_usage(&b, &c->head, &u);
     }
     if (over)
@@ -285,21 +305,26 @@ void call_send(struct call *c)
 
 /* ---- what the engine says ---- */
 
-static void times(struct call *c, struct gen *g, const struct gen_event *ev)
+/* A token of the choice has come. */
+static void times(struct call *c, struct gen *g, struct call_prompt *p, struct choice *ch)
 {
     struct metrics *m = &c->sv->metrics;
     uint64_t now = mono_ns();
-    if (ev->of_prompt)
-        return;
     m->generation_tokens++;
-    if (!c->first_ns) {
+    if (!c->first_ns)
         c->first_ns = now;
-        histogram_add(&m->first_token, (double)(now - c->start_ns) * 1e-9);
-        histogram_add(&m->queue, (double)(atomic_load(&g->admitted_ns) - g->submitted_ns) * 1e-9);
-    } else {
-        histogram_add(&m->between_tokens, (double)(now - c->last_ns) * 1e-9);
+    if (!p->admitted_ns) {
+        p->submitted_ns = g->submitted_ns;
+        p->admitted_ns = atomic_load(&g->admitted_ns);
+        histogram_add(&m->queue, (double)(p->admitted_ns - p->submitted_ns) * 1e-9);
     }
-    c->last_ns = now;
+    if (!ch->first_ns) {
+        ch->first_ns = now;
+        histogram_add(&m->first_token, (double)(now - c->start_ns) * 1e-9);
+    } else {
+        histogram_add(&m->between_tokens, (double)(now - ch->last_ns) * 1e-9);
+    }
+    ch->last_ns = now;
 }
 
 /* A token of the prompt: to the choices that echo or score it, and to the list of the prompt's log-probabilities. */
@@ -331,7 +356,7 @@ static int take_event(struct call *c, struct gen *g, size_t at, const struct gen
     struct choice *ch = &c->choice[at * c->n_each + ev->choice];
     if (ch->finish)
         return 0;
-    times(c, g, ev);
+    times(c, g, &c->prompt[at], ch);
     int rc = choice_token(ch, t, ev, top_id, top_logprob);
     if (ch->finish && !ev->finish)
         atomic_store_explicit(&g->choice_stopped[ev->choice], true, memory_order_relaxed);

@@ -26,10 +26,11 @@ struct choice {
     size_t n_tokens, cap, n_top;
     int32_t *id; /* generated and not sent yet, where they are asked for */
     size_t n_ids, cap_ids;
-    double sum_logprob; /* of the tokens generated */
-    size_t chars;       /* of the tokens that were sent */
-    uint32_t n_out;     /* tokens generated */
-    const char *finish; /* "stop", "length" */
+    double sum_logprob;         /* of the tokens generated */
+    size_t chars;               /* of the tokens that were sent */
+    uint32_t n_out;             /* tokens generated */
+    uint64_t first_ns, last_ns; /* when the first and the last of them came to the loop; 0: none yet */
+    const char *finish;         /* "stop", "length" */
     bool logprobs, keep_ids;
     bool begun; /* the first chunk was sent; in a chat, the role */
     bool dirty; /* something came since it was last sent */

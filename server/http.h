@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <uv.h>
 
 #include "common/arena.h"
@@ -71,6 +72,9 @@ void http_close(struct http_server *s, void (*closed)(void *ctx), void *ctx);
 /* Open client connections, and requests between on_request and on_close. */
 unsigned http_connections(const struct http_server *s);
 unsigned http_requests(const struct http_server *s);
+/* Answers begun with this status (below HTTP_STATUSES), the front's refusals among them. */
+#define HTTP_STATUSES 600
+uint64_t http_answers(const struct http_server *s, unsigned status);
 /* Connections whose answer is not with the client, or in the kernel's buffers, yet: on_close may be over for it. */
 unsigned http_answering(const struct http_server *s);
 

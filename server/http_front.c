@@ -189,6 +189,7 @@ static void conn_refuse(struct http_conn *c, int status, const struct err *e)
     c->refs++;
     drop_request(c);
     if (!c->closed) {
+        c->s->answers[status]++;
         req_make_id(c->s, id, sizeof id);
         resp_error(&body, status, e, status == 401 ? "invalid_api_key" : NULL);
         buf_printf(&c->out,

@@ -82,6 +82,7 @@ struct http_server {
     unsigned n_conns, n_over, n_requests;
     uint64_t seed, made; /* of request ids */
     uint64_t last_run;
+    uint64_t answers[HTTP_STATUSES];
     bool accepting, paused, dirty, running, stopping;
     void (*on_closed)(void *ctx);
     void *closed_ctx;

@@ -348,6 +348,11 @@ unsigned http_requests(const struct http_server *s)
     return s->n_requests;
 }
 
+uint64_t http_answers(const struct http_server *s, unsigned status)
+{
+    return status < HTTP_STATUSES ? s->answers[status] : 0;
+}
+
 unsigned http_answering(const struct http_server *s)
 {
     unsigned n = 0;

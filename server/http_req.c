@@ -106,6 +106,7 @@ static struct http_req *req_create(struct http_server *s, struct http_conn *c, s
 static enum MHD_Result give_response(struct http_req *r)
 {
     r->c->given = true;
+    r->s->answers[r->status]++;
     enum MHD_Result ok = MHD_queue_response(r->mc, (unsigned)r->status, r->resp);
     MHD_destroy_response(r->resp);
     r->resp = NULL;

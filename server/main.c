@@ -158,6 +158,7 @@ static int make_tasks(struct cpetd *c, struct err *e)
                               .weight = &one,
                               .n_modules = 1};
         rc = tasks_put(sv->tasks, &s, false, e);
+        histogram_add(&sv->metrics.module_load, c->loaded.module[i]->load_seconds);
     }
     return rc;
 }
@@ -288,7 +289,7 @@ static int prepare(struct cpetd *c, struct err *e)
     sv->keys = keys_create();
     sv->tasks = tasks_create();
     sv->name = backbone_name(&c->o);
-    if (!sv->keys || !sv->tasks || !sv->name)
+    if (!sv->keys || !sv->tasks || !sv->name || series_open(&sv->metrics.tasks, c->o.metrics_tasks))
         return err_set(e, -ENOMEM, "out of memory");
     if (c->o.api_keys)
         rc = keys_load(sv->keys, c->o.api_keys, e);
@@ -348,6 +349,7 @@ static void cleanup(struct cpetd *c)
 {
     tasks_free(c->sv.tasks);
     keys_free(c->sv.keys);
+    series_close(&c->sv.metrics.tasks);
     free(c->sv.name);
     free(c->sv.tenant_gens);
     loaded_free(&c->loaded);

@@ -55,6 +55,8 @@ static const struct opt table[] = {
      0x7FFFFFFF},
     {"drain-ms", "N", "how long SIGTERM lets streams finish (30000)", U32, AT(drain_ms), 0, 0x7FFFFFFF},
     {"trace-steps", "FILE", "write a JSON line a step", STR, AT(trace_steps), 0, 0},
+    {"metrics-tasks", "N", "tasks with metric series of their own; the others share one (256)", U32, AT(metrics_tasks),
+     0, 4096},
     {"public-metrics", NULL, "serve /metrics on --listen too", FLAG, AT(public_metrics), 0, 0},
     {"log-format", "text|json", "of what is logged on stderr (text)", LOG, AT(log_format), 0, 0},
     {"inject-delay-ms", "N", "test aid: sleep this long in the engine each step (0)", U32, AT(inject_delay_ms), 0,
@@ -287,6 +289,7 @@ static void defaults(struct options *o)
                           .max_seqs = 256,
                           .max_queue = 1024,
                           .max_tenant = 1024,
+                          .metrics_tasks = 256,
                           .request_timeout_ms = 600000,
                           .drain_ms = 30000};
 }

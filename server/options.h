@@ -32,6 +32,7 @@ struct options {
     uint32_t max_queue, max_tenant;
     uint32_t request_timeout_ms, drain_ms, inject_delay_ms;
     const char *trace_steps;
+    uint32_t metrics_tasks;
     bool public_metrics, check_config;
     enum options_log log_format;
     const char *device, *cpu_level;

@@ -142,8 +142,8 @@ def routes_in_api_md():
 
 @case
 def metrics_in_operating_md():
-    names = set(re.findall(r'"((?:vllm:|cpet_)\w+)"', text("server/metrics.c")))
-    same("docs/operating.md, metrics", set(re.findall(r"^\| `((?:vllm:|cpet_)\w+)`", text("docs/operating.md"), re.M)), names)
+    names = set(re.findall(r'"((?:vllm:|cpet_|process_)\w+)"', text("server/metrics.c")))
+    same("docs/operating.md, metrics", set(re.findall(r"^\| `((?:vllm:|cpet_|process_)\w+)`", text("docs/operating.md"), re.M)), names)
 
 
 @case

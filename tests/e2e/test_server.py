@@ -510,7 +510,7 @@ def test_modules():
 
 
 def exit_of(*args, env=None):
-    p = subprocess.run([binary(), *args], capture_output=True, text=True, timeout=60, env=without_options(env))
+    p = subprocess.run([binary(), *args], capture_output=True, text=True, errors="replace", timeout=60, env=without_options(env))
     return p.returncode, p.stderr + p.stdout
 
 
