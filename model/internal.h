@@ -1,15 +1,15 @@
 /* internal.h - struct model, inside model/ only.
  *
  * Files: config.c reads config.json; load.c finds, converts and packs the weights and builds the site map; plan.c
- * lays out memory and builds the operation list; kv.c owns sequences and pages; step.c turns spans into a step;
- * pool.c pools hidden states;
- * model.c opens and closes.
+ * lays out memory and builds the operation list; kv.c owns sequences and pages; prefix.c has the table of pages kept
+ * for later requests; step.c turns spans into a step; pool.c pools hidden states; model.c opens and closes.
  */
 #ifndef CPET_MODEL_INTERNAL_H
 #define CPET_MODEL_INTERNAL_H
 
 #include "model/config.h"
 #include "model/model.h"
+#include "model/prefix.h"
 #include "model/sites.h"
 
 struct layer {
@@ -49,7 +49,9 @@ struct model {
     struct kern_kv kv;
     size_t *layer_off;
     uint32_t *free_pages, n_free; /* stack of page numbers */
-    uint32_t *page_refs;
+    uint32_t *page_refs;          /* sequences that hold the page, and one when it is kept */
+    struct prefix *prefix;        /* the pages that are kept */
+    struct hash prefix_salt;      /* all keys begin from it */
     struct seq *seqs;
     void *page_copy; /* host, page_bytes: for copying a shared page */
 

@@ -1,10 +1,14 @@
 /* kv.c - sequences and the pages that hold their keys and values.
  *
- * Engine thread only. The pool is one device allocation made at start; a page is in the free stack or held by one or
- * more sequences (page_refs counts them). A page that several sequences share is never written: seq_reserve copies
- * the page that the next token would go into when it is shared, so that model_step only ever appends to pages of its
- * own. Pages are given out lowest number first at the beginning and last-freed first later, which keeps the resident
- * part of the pool as small as the load was high.
+ * Engine thread only. The pool is one device allocation made at start. page_refs counts the sequences that hold a page,
+ * and one more when it is kept for later ones (prefix.c): 0 is in the free stack, 1 and kept is idle and may be given
+ * out as well, once the stack is empty. A page with more than one reference is never written: seq_reserve copies the
+ * page that the next token would go into when it is shared, so that model_step only ever appends to pages of its own.
+ * Pages are given out lowest number first at the beginning and last-freed first later; the resident part of the pool
+ * grows with the load and with what is kept.
+ *
+ * A sequence that holds a kept page holds the kept pages before it (seq_keep and seq_attach see to it), and all its
+ * pages are let go of from the last one on; prefix.c relies on both.
  */
 #include "model/internal.h"
 
@@ -55,7 +59,8 @@ int model_kv_open(struct model *m, const struct model_opts *o, struct err *e)
     m->page_refs = calloc(pages, sizeof *m->page_refs);
     m->seqs = calloc(i->max_seqs, sizeof *m->seqs);
     m->page_copy = malloc(i->page_bytes);
-    if (!m->free_pages || !m->page_refs || !m->seqs || !m->page_copy)
+    m->prefix = prefix_open((uint32_t)pages);
+    if (!m->free_pages || !m->page_refs || !m->seqs || !m->page_copy || !m->prefix)
         return err_set(e, -ENOMEM, "out of memory for the table of %zu KV pages", pages);
     for (uint32_t p = 0; p < i->n_pages; p++)
         m->free_pages[p] = i->n_pages - 1 - p;
@@ -79,13 +84,19 @@ void model_kv_close(struct model *m)
     free(m->free_pages);
     free(m->page_refs);
     free(m->page_copy);
+    prefix_close(m->prefix);
     free(m->layer_off);
     kern_free(m->dev, m->kv_mem);
 }
 
 uint32_t kv_pages_free(const struct model *m)
 {
-    return m->n_free;
+    return m->n_free + prefix_n_idle(m->prefix);
+}
+
+uint32_t kv_pages_idle(const struct model *m)
+{
+    return prefix_n_idle(m->prefix);
 }
 
 uint32_t kv_pages_for(uint32_t n_tokens)
@@ -95,11 +106,23 @@ uint32_t kv_pages_for(uint32_t n_tokens)
 
 static uint32_t page_take(struct model *m)
 {
-    assert(m->n_free > 0);
+    if (!m->n_free) {
+        uint32_t p = prefix_evict(m->prefix);
+        assert(m->page_refs[p] == 1);
+        return p;
+    }
     uint32_t p = m->free_pages[--m->n_free];
     assert(m->page_refs[p] == 0);
     m->page_refs[p] = 1;
     return p;
+}
+
+/* One more sequence holds p, which is kept or held. */
+static void page_hold(struct model *m, uint32_t p)
+{
+    assert(m->page_refs[p] > 0);
+    if (m->page_refs[p]++ == 1 && prefix_has(m->prefix, p))
+        prefix_use(m->prefix, p);
 }
 
 static void page_drop(struct model *m, uint32_t p)
@@ -107,6 +130,8 @@ static void page_drop(struct model *m, uint32_t p)
     assert(m->page_refs[p] > 0);
     if (--m->page_refs[p] == 0)
         m->free_pages[m->n_free++] = p;
+    else if (m->page_refs[p] == 1 && prefix_has(m->prefix, p))
+        prefix_idle(m->prefix, p);
 }
 
 static void page_copy(struct model *m, uint32_t from, uint32_t to)
@@ -155,11 +180,12 @@ static int pages_room(struct seq *s, uint32_t n)
 {
     if (n <= s->cap)
         return 0;
-    uint32_t *p = realloc(s->pages, n * sizeof *p);
+    uint32_t cap = n > 2 * s->cap ? n : 2 * s->cap;
+    uint32_t *p = realloc(s->pages, cap * sizeof *p);
     if (!p)
         return -ENOMEM;
     s->pages = p;
-    s->cap = n;
+    s->cap = cap;
     return 0;
 }
 
@@ -182,7 +208,7 @@ int seq_reserve(struct model *m, uint32_t seq, uint32_t n_tokens)
     uint32_t want = kv_pages_for(n_tokens), tail = s->len / KERN_PAGE_TOKENS;
     bool copy = tail_shared(m, s);
     uint32_t need = (want > s->n_pages ? want - s->n_pages : 0) + copy;
-    if (need > m->n_free)
+    if (need > kv_pages_free(m))
         return -ENOSPC;
     int r = pages_room(s, want);
     if (r)
@@ -219,7 +245,7 @@ int seq_fork(struct model *m, uint32_t seq, uint32_t n_tokens, uint32_t *out)
     if (!r) {
         for (uint32_t i = 0; i < used; i++) {
             t->pages[i] = s->pages[i];
-            m->page_refs[s->pages[i]]++;
+            page_hold(m, s->pages[i]);
         }
         t->n_pages = used;
         t->len = s->len;
@@ -231,4 +257,55 @@ int seq_fork(struct model *m, uint32_t seq, uint32_t n_tokens, uint32_t *out)
     }
     *out = id;
     return 0;
+}
+
+/* ---- pages kept ---- */
+
+void seq_keep(struct model *m, uint32_t seq, uint32_t i, const struct hash *key)
+{
+    struct seq *s = seq_get(m, seq);
+    assert(i < s->len / KERN_PAGE_TOKENS);
+    uint32_t p = s->pages[i], before = i ? s->pages[i - 1] : PREFIX_NONE;
+    if (prefix_has(m->prefix, p) || (i && !prefix_has(m->prefix, before)))
+        return;
+    uint32_t twin = prefix_find(m->prefix, key);
+    if (twin == PREFIX_NONE) {
+        prefix_put(m->prefix, p, key, before);
+        m->page_refs[p]++;
+    } else if (m->page_refs[p] == 1 && prefix_parent(m->prefix, twin) == before) {
+        page_hold(m, twin);
+        s->pages[i] = twin;
+        page_drop(m, p);
+    }
+}
+
+uint32_t seq_attach(struct model *m, uint32_t seq, uint32_t first, const struct hash *key, uint32_t n)
+{
+    struct seq *s = seq_get(m, seq);
+    uint32_t i = s->len / KERN_PAGE_TOKENS;
+    assert(i >= first);
+    for (; i - first < n; i++) {
+        uint32_t p = prefix_find(m->prefix, &key[i - first]);
+        if (p == PREFIX_NONE || prefix_parent(m->prefix, p) != (i ? s->pages[i - 1] : PREFIX_NONE))
+            break;
+        bool own = i < s->n_pages;
+        if (own ? m->page_refs[s->pages[i]] > 1 : pages_room(s, i + 1) != 0)
+            break;
+        page_hold(m, p);
+        if (own)
+            page_drop(m, s->pages[i]);
+        else
+            s->n_pages++;
+        s->pages[i] = p;
+        s->len = (i + 1) * KERN_PAGE_TOKENS;
+    }
+    return s->len;
+}
+
+uint32_t kv_held(const struct model *m, const struct hash *key, uint32_t n)
+{
+    uint32_t i = 0;
+    for (uint32_t p; i < n && (p = prefix_find(m->prefix, &key[i])) != PREFIX_NONE && m->page_refs[p] > 1;)
+        i++;
+    return i;
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "common/file.h"
@@ -54,6 +55,7 @@ static int load_recovery(struct model *m, const char *path, struct err *e)
         r = pet_load(m->dev, p, &m->target, &m->recovery, e);
     if (!r) {
         char hex[HASH_HEX];
+        m->prefix_salt = pet_info(p)->hash;
         hash_hex(&pet_info(p)->hash, hex);
         snprintf(m->info.recovery, sizeof m->info.recovery, "%.16s", hex);
     }
@@ -73,6 +75,23 @@ static int open_recovery(struct model *m, const struct model_opts *o, struct err
     int r = access(path, F_OK) ? 0 : load_recovery(m, path, e);
     free(path);
     return r;
+}
+
+/* What every key of a page begins with. prefix_salt holds the recovery module's hash, zero without one. */
+static int salt_keys(struct model *m, struct err *e)
+{
+    const int32_t kind[] = {m->info.precision, m->info.kv_type, KERN_PAGE_TOKENS};
+    struct hash secret;
+    struct hash_state h;
+    if (getrandom(&secret, sizeof secret, 0) != (ssize_t)sizeof secret)
+        return err_set(e, -EIO, "the system has no random bytes");
+    hash_init(&h);
+    hash_update(&h, &secret, sizeof secret);
+    hash_update(&h, &m->target.lineage, sizeof m->target.lineage);
+    hash_update(&h, &m->prefix_salt, sizeof m->prefix_salt);
+    hash_update(&h, kind, sizeof kind);
+    hash_final(&h, &m->prefix_salt);
+    return 0;
 }
 
 int model_open(struct kern_dev *d, const struct model_opts *o, struct model **out, struct err *e)
@@ -98,6 +117,8 @@ int model_open(struct kern_dev *d, const struct model_opts *o, struct model **ou
                                                            : KERN_BF16;
         r = open_recovery(m, o, e);
     }
+    if (!r)
+        r = salt_keys(m, e);
     if (!r)
         r = model_kv_open(m, o, e);
     if (!r)
@@ -149,4 +170,19 @@ const struct pet_target *model_pet_target(const struct model *m)
 struct kern_dev *model_dev(const struct model *m)
 {
     return m->dev;
+}
+
+void model_prefix_root(const struct model *m, uint32_t tenant, const struct model_prefix_pet *pets, uint32_t n_pets,
+                       struct hash *out)
+{
+    struct hash_state h;
+    uint32_t head[2] = {tenant, n_pets};
+    hash_init(&h);
+    hash_update(&h, &m->prefix_salt, sizeof m->prefix_salt);
+    hash_update(&h, head, sizeof head);
+    for (uint32_t i = 0; i < n_pets; i++) {
+        hash_update(&h, &pets[i].hash, sizeof pets[i].hash);
+        hash_update(&h, &pets[i].weight, sizeof pets[i].weight);
+    }
+    hash_final(&h, out);
 }

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/hash.h"
 #include "kernels/kernels.h"
 #include "pet/pet.h"
 
@@ -74,8 +75,38 @@ void seq_truncate(struct model *m, uint32_t seq, uint32_t n);
  * seq_reserve(n_tokens) would. -ENOSPC as above. */
 int seq_fork(struct model *m, uint32_t seq, uint32_t n_tokens, uint32_t *out);
 
-uint32_t kv_pages_free(const struct model *m);
-uint32_t kv_pages_for(uint32_t n_tokens); /* pages that hold n_tokens */
+uint32_t kv_pages_free(const struct model *m); /* that no sequence holds, those kept for later ones among them */
+uint32_t kv_pages_for(uint32_t n_tokens);      /* pages that hold n_tokens */
+
+/* ---- the prefix cache ----
+ * A full page may be kept under a key, and sequences with the same tokens before them take it instead of computing it;
+ * the bits are the same. A kept page is never written. Pages that are kept and held by no sequence count as free: they
+ * are given out when no others are left, the least recently used first and a page before those it follows on. */
+
+struct model_prefix_pet {
+    struct hash hash; /* of its content */
+    float weight;
+};
+/* What the key of a sequence's first page begins from: all that its keys and values depend on beside its tokens, and
+ * the tenant. Keys are good for this struct model only. Any thread. */
+void model_prefix_root(const struct model *m, uint32_t tenant, const struct model_prefix_pet *pets, uint32_t n_pets,
+                       struct hash *out);
+/* The key of a page: `before` is that of the page before it (or the root), tokens[KERN_PAGE_TOKENS]. Any thread. */
+void prefix_key(const struct hash *before, const int32_t *tokens, struct hash *out);
+/* key[0] is the root; fills key[1 + i] for each full page i of the tokens. Any thread. */
+void prefix_keys(const int32_t *tokens, uint32_t n_tokens, struct hash *key);
+
+/* Keeps page i of the sequence, which is full, under its key. Where another page is kept under that key, the sequence
+ * takes that one and gives its own back. Nothing happens when the page before is not kept. Engine thread, as below. */
+void seq_keep(struct model *m, uint32_t seq, uint32_t i, const struct hash *key);
+/* Lengthens the sequence by kept pages as far as there are: key[i] is that of page first + i, n of them, and the tokens
+ * before page `first` are there. A page that the sequence has already for that place is given back for the kept one;
+ * beyond its pages, more are taken. Returns the sequence's length. */
+uint32_t seq_attach(struct model *m, uint32_t seq, uint32_t first, const struct hash *key, uint32_t n);
+/* How many pages, from the first of keys on, are kept and held by sequences: attaching those takes nothing from
+ * kv_pages_free. */
+uint32_t kv_held(const struct model *m, const struct hash *key, uint32_t n);
+uint32_t kv_pages_idle(const struct model *m); /* kept, and held by no sequence */
 
 /* ---- the step (engine thread) ---- */
 

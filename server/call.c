@@ -206,9 +206,10 @@ int call_encode_prompts(struct call *c, struct err *e)
 
 static int stage_encode(struct call *c, struct err *e)
 {
-    return c->kind == REQ_CHAT        ? call_encode_chat(c, TOK_SPECIAL, e)
-           : c->kind >= REQ_EMBEDDING ? call_more_encode(c, e)
-                                      : call_encode_prompts(c, e);
+    int rc = c->kind == REQ_CHAT        ? call_encode_chat(c, TOK_SPECIAL, e)
+             : c->kind >= REQ_EMBEDDING ? call_more_encode(c, e)
+                                        : call_encode_prompts(c, e);
+    return rc || c->kind >= REQ_TOKENIZE ? rc : call_keys(c, e);
 }
 
 /* ---- 3: admit and submit ---- */
@@ -241,6 +242,7 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
     int echoed = q->echo ? q->logprobs : -1, most = echoed > q->prompt_logprobs ? echoed : q->prompt_logprobs;
     *g = (struct gen_spec){.prompt = p->id,
                            .n_prompt = (uint32_t)p->n,
+                           .keys = p->keys,
                            .n_choices = q->best_of,
                            .max_tokens = s->max_tokens,
                            .min_tokens = s->min_tokens,

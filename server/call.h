@@ -25,6 +25,8 @@ struct call_prompt {
     struct buf scores;                  /* its prompt_logprobs as JSON, as they come */
     size_t n_context;                   /* score: tokens before those that are scored */
     uint64_t submitted_ns, admitted_ns; /* 0: not yet */
+    const struct hash *keys;            /* as gen_spec.keys */
+    uint32_t n_cached;                  /* as gen's */
 };
 
 struct call {
@@ -97,5 +99,8 @@ int call_more_encode(struct call *c, struct err *e);
 void call_more_answer(struct call *c);
 /* Takes g's vector. 0 or -ENOMEM. */
 int call_pooled(struct call *c, const struct gen *g, size_t at);
+
+/* call_keys.c: the keys of each prompt's pages, for the prefix cache. Any thread, the call's task being known. */
+int call_keys(struct call *c, struct err *e);
 
 #endif

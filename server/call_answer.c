@@ -90,6 +90,8 @@ void call_usage(const struct call *c, struct resp_usage *u)
     *u = (struct resp_usage){.prompt_tokens = (uint32_t)c->n_prompt_tokens};
     for (size_t i = 0; c->choice && i < c->n_choices; i++)
         u->completion_tokens += c->choice[i].n_out;
+    for (size_t i = 0; i < c->n_prompts; i++)
+        u->cached_tokens += c->prompt[i].n_cached;
 }
 
 static void count_finished(struct call *c)
@@ -370,6 +372,7 @@ static void drain(struct call *c, struct gen *g, size_t at)
     const float *top_logprob;
     bool full = gen_room(g) == 0;
     int rc = 0;
+    c->prompt[at].n_cached = atomic_load_explicit(&g->n_cached, memory_order_relaxed);
     while (gen_peek(g, &ev, &top_id, &top_logprob)) {
         if (c->r && !c->answered && !rc)
             rc = take_event(c, g, at, &ev, top_id, top_logprob);

@@ -149,6 +149,9 @@ static void count(struct engine *en, const struct sched_report *r, uint64_t us)
     }
     atomic_fetch_add_explicit(&s->step_errors, r->failed, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->preemptions, r->preempted, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->prefix_queries, r->prefix_queries, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->prefix_hits, r->prefix_hits, memory_order_relaxed);
+    atomic_store_explicit(&s->pages_idle, kv_pages_idle(en->model), memory_order_relaxed);
     atomic_store_explicit(&s->waiting, r->waiting, memory_order_relaxed);
     atomic_store_explicit(&s->running, r->running, memory_order_relaxed);
     atomic_store_explicit(&s->slots, r->slots, memory_order_relaxed);

@@ -38,9 +38,10 @@ struct engine_opts {
 /* Counters of the engine thread; any thread may read them. */
 struct engine_stats {
     _Atomic uint64_t steps, rows, decode_rows, prefill_rows, sampled, step_errors, preemptions;
-    _Atomic uint64_t step_us;                   /* sum */
-    _Atomic uint64_t step_hist[ENGINE_BUCKETS]; /* by engine_bucket_us, the last one above them all */
-    _Atomic uint32_t waiting, running, pages_free, slots;
+    _Atomic uint64_t prefix_queries, prefix_hits; /* tokens, as sched_report's, added up */
+    _Atomic uint64_t step_us;                     /* sum */
+    _Atomic uint64_t step_hist[ENGINE_BUCKETS];   /* by engine_bucket_us, the last one above them all */
+    _Atomic uint32_t waiting, running, pages_free, pages_idle, slots;
     _Atomic uint64_t round_ns; /* mono_ns when the round at hand began; 0: it waits for work, or loads */
 };
 extern const uint32_t engine_bucket_us[ENGINE_BUCKETS - 1];

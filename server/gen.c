@@ -91,6 +91,7 @@ void gen_free(struct gen *g)
     for (uint32_t i = 0; g->run && i < g->spec.n_choices; i++) {
         free(g->run[i].seen);
         free(g->run[i].fed);
+        free(g->run[i].key);
     }
     free(g->run);
     free(g->choice_stopped);

@@ -20,8 +20,11 @@
 struct gen_spec {
     const int32_t *prompt; /* the caller's, unchanged until done */
     uint32_t n_prompt;     /* at least 1 */
-    uint32_t n_choices;    /* at least 1 */
-    uint32_t max_tokens;   /* a choice; 0 only to score the prompt */
+    /* Keys of the prompt's full pages after their root, [n_prompt / KERN_PAGE_TOKENS + 1], the caller's; NULL: the
+     * prefix cache is not used. */
+    const struct hash *keys;
+    uint32_t n_choices;  /* at least 1 */
+    uint32_t max_tokens; /* a choice; 0 only to score the prompt */
     uint32_t min_tokens;
     bool ignore_eos;
     enum model_pool pool; /* reads the prompt and pools its hidden states, nothing else; max_tokens is 0 */
@@ -69,6 +72,8 @@ struct gen_run {
     uint32_t cap_fed;
     uint16_t choice;
     bool listed, done;
+    struct hash *key; /* of the full pages after the prompt's full ones */
+    uint32_t n_key, cap_key;
     struct kern_seen *seen; /* ascending tokens */
     uint32_t n_seen, cap_seen;
 };
@@ -83,6 +88,7 @@ struct gen {
     int code;                    /* valid when done: 0, or why it ended early */
     struct err err;
     _Atomic uint64_t admitted_ns, first_ns;
+    _Atomic uint32_t n_cached; /* prompt tokens taken from the prefix cache; the engine's, set before the first token */
     uint64_t submitted_ns;
 
     /* engine */

@@ -291,6 +291,18 @@ static void put_vllm(const struct server *sv, const char *labels, struct buf *b)
     put_lora(sv, labels, b);
 }
 
+/* The prefix cache. */
+static void put_prefix(const struct server *sv, const char *labels, struct buf *b)
+{
+    const struct engine_stats *s = engine_stats(sv->en);
+    expo_one(b, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the prefix cache.", labels,
+             (double)atomic_load(&s->prefix_queries));
+    expo_one(b, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens taken from the prefix cache.", labels,
+             (double)atomic_load(&s->prefix_hits));
+    expo_one(b, "cpet_kv_pages_kept", "gauge", "KV pages kept for later prompts that nobody holds; they count as free.",
+             "", atomic_load(&s->pages_idle));
+}
+
 static void put_engine(const struct server *sv, struct buf *b)
 {
     const struct engine_stats *s = engine_stats(sv->en);
@@ -437,6 +449,7 @@ void metrics_text(const struct server *sv, struct buf *b)
         return;
     }
     put_vllm(sv, labels.data, b);
+    put_prefix(sv, labels.data, b);
     put_engine(sv, b);
     put_tasks(sv, b);
     buf_free(&labels);

@@ -43,6 +43,8 @@ static const struct opt table[] = {
     {"kv-bytes", "BYTES", "memory for keys and values (512M); K, M, G", BYTES, AT(kv_bytes), 1, 0},
     {"pet-bytes", "BYTES", "memory for resident modules (1G)", BYTES, AT(pet_bytes), 1, 0},
     {"kv", "bf16|int8|f32", "type of keys and values (f32 for f32 weights, else bf16)", KV, AT(kv_type), 0, 0},
+    {"no-prefix-cache", NULL, "compute every prompt whole, whatever earlier ones began with", FLAG, AT(no_prefix_cache),
+     0, 0},
     {"device", "cpu|cuda:N|auto", "where to compute (auto)", STR, AT(device), 0, 0},
     {"max-seqs", "N", "sequences at once (256)", U32, AT(max_seqs), 1, 1u << 16},
     {"max-context", "N", "tokens of a sequence (the model's)", U32, AT(max_context), 1, 1u << 30},

@@ -33,7 +33,7 @@ struct options {
     uint32_t request_timeout_ms, drain_ms, inject_delay_ms;
     const char *trace_steps;
     uint32_t metrics_tasks;
-    bool public_metrics, check_config;
+    bool public_metrics, check_config, no_prefix_cache;
     enum options_log log_format;
     const char *device, *cpu_level;
     void *memory; /* what the strings lie in */

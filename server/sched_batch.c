@@ -238,6 +238,9 @@ static uint32_t chunk_size(const struct sched *s, const struct gen *g, uint32_t 
 
 static bool plan_chunk(struct sched *s, struct gen *g, uint32_t *budget)
 {
+    sched_prefix_more(s, g);
+    if (sched_prefix_coming(s, g))
+        return false;
     uint32_t n_logits, n = chunk_size(s, g, *budget, &n_logits);
     if (!n)
         return false;
@@ -267,6 +270,7 @@ static void plan_tails(struct sched *s, struct gen *g, uint32_t *budget)
         struct gen_run *r = &g->run[i];
         if (r->done || r->len >= sched_ready_len(r))
             continue;
+        sched_prefix_tail(s, r);
         uint32_t n = least(sched_ready_len(r) - r->len, *budget);
         add_part(s, g, r, r->seq, r->fed + (r->len - (g->spec.n_prompt - 1)), n, 0);
         s->tenant[g->spec.tenant].read += n;
@@ -397,6 +401,7 @@ static void apply_chunk(struct sched *s, const struct sched_part *p, const struc
     if (g->spec.score_prompt)
         publish_scores(g, g->prefill_done + sp->n_tokens - sp->n_logits, sp->n_logits, t);
     g->prefill_done += sp->n_tokens;
+    sched_prefix_keep(s, &g->run[g->base], g->prefill_done - sp->n_tokens, g->prefill_done);
     bool sampled = g->prefill_done == g->spec.n_prompt && !g->spec.pool, over = false;
     if (sampled) {
         over = take_token(&g->run[0], &t[sp->n_logits - 1]);
@@ -414,6 +419,7 @@ static void apply_tail(struct sched *s, struct gen_run *run, uint32_t n, struct 
 {
     r->prefill_rows += n;
     run->len += n;
+    sched_prefix_keep(s, run, run->len - n, run->len);
     if (run->len == sched_ready_len(run))
         sched_tail_read(s, run);
 }
@@ -423,6 +429,7 @@ static void apply_decode(struct sched *s, const struct sched_part *p, struct sch
     struct gen *g = p->g;
     g->n_planned--;
     p->run->len++;
+    sched_prefix_keep(s, p->run, p->run->len - 1, p->run->len);
     r->decode_rows++;
     r->sampled++;
     bool over = take_token(p->run, &s->sampled[p->logit0]);

@@ -34,7 +34,8 @@ struct sched {
     struct gen *live_first;
     uint32_t n_live, n_waiting;
     uint32_t open_seqs, promised_seqs, promised_pages;
-    uint64_t n_ranks; /* generations ever admitted */
+    uint64_t n_ranks;                     /* generations ever admitted */
+    uint32_t prefix_queries, prefix_hits; /* in this step */
 
     struct sched_part *part; /* [max_seqs] */
     struct model_span *span; /* [max_seqs] */
@@ -58,10 +59,21 @@ void sched_prompt_read(struct sched *s, struct gen *g);
 /* A run of g has read its own tokens again: lists it for decoding. */
 void sched_tail_read(struct sched *s, struct gen_run *r);
 
+/* Counts for g's tenant what pages came or went since `before` were free. */
+void sched_count_pages(struct sched *s, const struct gen *g, uint32_t before);
+
 /* The tokens that r's sequence holds when it is ready to decode. */
 static inline uint32_t sched_ready_len(const struct gen_run *r)
 {
     return r->g->spec.n_prompt + r->n_out - 1;
+}
+
+/* How far the prompt is read before the runs go on by themselves: to its end when the last row's logits are the only
+ * run's first, else each run feeds the last token for itself. */
+static inline uint32_t sched_prompt_end(const struct gen *g)
+{
+    bool samples = g->spec.n_choices == 1 && g->spec.max_tokens && !g->run[0].n_out;
+    return g->spec.n_prompt - !(samples || g->spec.pool);
 }
 
 /* sched_batch.c */
@@ -71,5 +83,20 @@ int sched_run_batch(struct sched *s, struct err *e);
 void sched_score_first(struct gen *g);
 void sched_apply(struct sched *s, struct sched_report *r);
 void sched_drop_batch(struct sched *s, const struct err *e);
+
+/* sched_prefix.c: the prefix cache. Nothing happens for generations without keys. */
+
+/* How many of the pages that g would take from the cache now are held by others, and so cost nothing. */
+uint32_t sched_prefix_held(const struct gen *g, const struct model *m);
+/* At admission, r's sequence being new: takes what is kept, and sets prefill_done. */
+void sched_prefix_admit(struct sched *s, struct gen *g, struct gen_run *r);
+/* Before a chunk of the prompt: takes what others have left since; at least one row stays to be read. */
+void sched_prefix_more(struct sched *s, struct gen *g);
+/* Whether a part of the batch being made computes the page that g would read next. */
+bool sched_prefix_coming(const struct sched *s, const struct gen *g);
+/* Before r reads its own tokens again: takes what is kept of them; at least one row stays to be read. */
+void sched_prefix_tail(struct sched *s, struct gen_run *r);
+/* r's sequence has grown from `from` to `to` tokens: keeps the pages that are full now. */
+void sched_prefix_keep(struct sched *s, struct gen_run *r, uint32_t from, uint32_t to);
 
 #endif

@@ -6,7 +6,8 @@
  *
  * What always holds: kv_pages_free >= promised_pages and open_seqs + promised_seqs <= max_seqs. A generation with
  * several choices opens one sequence at admission; the pages and sequences that its forks will take are promised, so
- * that neither a later admission nor a growing sequence can take them.
+ * that neither a later admission nor a growing sequence can take them. Pages that the prefix cache keeps and nobody
+ * holds count as free throughout; a page held already costs the next one who takes it nothing.
  *
  * Why everything admitted ends: rank is the order of first admission and never changes. The running generation of the
  * least rank is not preempted, and every other can be, so it always gets its next page (sched_fits: alone it fits
@@ -188,8 +189,7 @@ static void forget(struct sched *s, struct gen *g)
     s->tenant[g->spec.tenant].n_live--;
 }
 
-/* Counts for g's tenant what came or went since `before` pages were free. */
-static void count_pages(struct sched *s, const struct gen *g, uint32_t before)
+void sched_count_pages(struct sched *s, const struct gen *g, uint32_t before)
 {
     s->tenant[g->spec.tenant].pages += before - kv_pages_free(s->m);
 }
@@ -202,7 +202,7 @@ static void close_seq(struct sched *s, struct gen_run *r)
     if (r->seq != MODEL_NO_SEQ) {
         uint32_t before = kv_pages_free(s->m);
         seq_close(s->m, r->seq);
-        count_pages(s, r->g, before);
+        sched_count_pages(s, r->g, before);
         s->open_seqs--;
     }
     r->seq = MODEL_NO_SEQ;
@@ -342,9 +342,11 @@ static uint64_t pages_wanted(const struct gen *g)
 
 static bool fits_now(const struct sched *s, const struct gen *g)
 {
-    uint64_t pages = pages_wanted(g) + s->promised_pages;
+    uint64_t pages = pages_wanted(g) + s->promised_pages, have = kv_pages_free(s->m);
     uint64_t seqs = (uint64_t)s->open_seqs + s->promised_seqs + g->n_running;
-    return pages <= kv_pages_free(s->m) && seqs <= s->mi->max_seqs;
+    if (seqs > s->mi->max_seqs)
+        return false;
+    return pages <= have || pages - sched_prefix_held(g, s->m) <= have;
 }
 
 static void note_reserved(struct gen_run *r, uint32_t n_tokens)
@@ -352,7 +354,8 @@ static void note_reserved(struct gen_run *r, uint32_t n_tokens)
     r->reserved = kv_pages_for(n_tokens) * KERN_PAGE_TOKENS;
 }
 
-/* Opens the sequence that reads the prompt with the pages that its run wants, and promises the other runs'. */
+/* Opens the sequence that reads the prompt with what is kept of it and the further pages that its run wants, and
+ * promises the other runs'. */
 static int take_pages(struct sched *s, struct gen *g)
 {
     g->base = 0;
@@ -364,6 +367,7 @@ static int take_pages(struct sched *s, struct gen *g)
     int rc = seq_open(s->m, &r->seq);
     if (rc)
         return rc;
+    sched_prefix_admit(s, g, r);
     rc = seq_reserve(s->m, r->seq, want);
     if (rc) {
         seq_close(s->m, r->seq);
@@ -371,9 +375,9 @@ static int take_pages(struct sched *s, struct gen *g)
         return rc;
     }
     note_reserved(r, want);
-    count_pages(s, g, before);
+    sched_count_pages(s, g, before);
     s->open_seqs++;
-    g->promised_pages = (uint32_t)all - (before - kv_pages_free(s->m));
+    g->promised_pages = (uint32_t)all - kv_pages_for(want);
     g->promised_seqs = g->n_running - 1;
     s->promised_pages += g->promised_pages;
     s->promised_seqs += g->promised_seqs;
@@ -383,6 +387,8 @@ static int take_pages(struct sched *s, struct gen *g)
 static void admit(struct sched *s, struct gen *g, uint64_t now_ns)
 {
     struct sched_tenant *t = &s->tenant[g->spec.tenant];
+    g->prefill_done = 0;
+    g->prefill_end = sched_prompt_end(g);
     int rc = take_pages(s, g);
     if (rc) {
         sched_end(s, g, rc, "the server ran out of room for the request");
@@ -394,17 +400,14 @@ static void admit(struct sched *s, struct gen *g, uint64_t now_ns)
     if (!g->rank) {
         g->rank = ++s->n_ranks;
         atomic_store(&g->admitted_ns, now_ns);
-        t->served += g->spec.n_prompt;
+        t->served += g->spec.n_prompt - g->prefill_done;
     }
-    bool samples = g->spec.n_choices == 1 && g->spec.max_tokens && !g->run[0].n_out;
-    g->prefill_done = 0;
-    g->prefill_end = g->spec.n_prompt - !(samples || g->spec.pool);
     if (g->spec.pool) /* it may have begun before, and have been preempted */
         memset(g->pooled, 0, g->spec.n_hidden * sizeof *g->pooled);
     sched_list_push(&t->reading, g);
     g->reading = true;
     t->n_reading++;
-    if (g->prefill_end)
+    if (g->prefill_done < g->prefill_end)
         return;
     if (g->spec.score_prompt && !g->scored) /* a prompt of one token, which has no score */
         sched_score_first(g);
@@ -461,7 +464,7 @@ static int fork_runs(struct sched *s, struct gen *g)
         note_reserved(r, want);
         s->open_seqs++;
     }
-    count_pages(s, g, before);
+    sched_count_pages(s, g, before);
     return rc;
 }
 
@@ -497,7 +500,7 @@ void sched_prompt_read(struct sched *s, struct gen *g)
         struct gen_run *r = &g->run[i];
         if (r->done)
             continue;
-        r->len = g->prefill_end;
+        r->len = seq_len(s->m, r->seq);
         if (r->len < sched_ready_len(r))
             g->n_tails++;
         else
@@ -583,7 +586,7 @@ static bool grow_run(struct sched *s, struct gen_run *r)
         r->g->failed = rc;
     else
         note_reserved(r, r->len + 1);
-    count_pages(s, r->g, before);
+    sched_count_pages(s, r->g, before);
     return true;
 }
 
@@ -613,6 +616,7 @@ static void grow_all(struct sched *s, struct sched_report *r)
 bool sched_step(struct sched *s, uint64_t now_ns, struct sched_report *r)
 {
     memset(r, 0, sizeof *r);
+    s->prefix_queries = s->prefix_hits = 0;
     end_cancelled_and_late(s, now_ns);
     end_stopped(s);
     grow_all(s, r);
@@ -626,6 +630,8 @@ bool sched_step(struct sched *s, uint64_t now_ns, struct sched_report *r)
         else
             sched_apply(s, r);
     }
+    r->prefix_queries = s->prefix_queries;
+    r->prefix_hits = s->prefix_hits;
     r->waiting = s->n_waiting;
     r->running = s->n_live - s->n_waiting;
     return r->rows > 0;

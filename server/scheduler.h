@@ -10,6 +10,9 @@
  * its pages are freed and it waits again, first in its queue. Admitted again it reads the prompt and its own tokens and
  * goes on where it was; since a row's result does not depend on the batch, its tokens are those it would have had.
  * Nothing preempted fails: see scheduler.c for why everything admitted ends.
+ *
+ * Full pages of prompts and of what was generated are kept under keys as they fill, and taken from there by later
+ * generations with the same beginning, at admission and before each chunk of a prompt (sched_prefix.c).
  */
 #ifndef CPET_SERVER_SCHEDULER_H
 #define CPET_SERVER_SCHEDULER_H
@@ -43,6 +46,8 @@ struct sched_report {
     uint32_t waiting, running; /* generations, after the step */
     uint32_t sampled;          /* tokens sampled */
     uint32_t preempted;        /* generations that lost their pages in this step */
+    uint32_t prefix_queries;   /* prompt tokens of generations that were admitted and looked up in the prefix cache */
+    uint32_t prefix_hits;      /* of those, tokens that were there */
     uint32_t failed;           /* 1: model_step failed, and whoever had a part in it was ended */
 };
 
