@@ -269,7 +269,7 @@ static int open_trace(struct engine *en, struct err *e)
         return 0;
     en->trace = fopen(en->o.trace_path, "w");
     if (!en->trace)
-        return err_param(e, -errno, "trace-steps", "%s: %s", en->o.trace_path, strerror(errno));
+        return err_param(e, -errno, "trace-steps", "--trace-steps: %s: %s", en->o.trace_path, strerror(errno));
     return 0;
 }
 

@@ -59,14 +59,14 @@ static void test_order(void **st)
     struct options o;
     struct err e;
     int status;
-    write_config(
-        "; a comment\n[cpetd]\nmodel = /file\n kv-bytes=1G \nthreads = 3\npet = a=/x=1\npublic-metrics = yes\r\n"
-        "drain-ms=1\n\n# end");
+    write_config("; a comment\n[cpetd]\nmodel = /fi;le ;x#y\n  kv-bytes=1G \n\tthreads = 3\npet = "
+                 "a=/x=1\npublic-metrics = yes\r\n"
+                 "drain-ms=1\n\n# end");
     char *const *env = ENV((char *)"CPETD_KV_BYTES=2G", (char *)"CPETD_PET=b=/b,c=/c", (char *)"CPETD_DRAIN_MS=2",
                            (char *)"CPETD_CPU_LEVEL=avx2", (char *)"OTHER=1");
     const char *const *args = ARGS("--config", config_path, "--kv-bytes=3M", "--pet", "d=/d");
     assert_int_equal(read_all(&o, &e, &status, env, args), 0);
-    assert_string_equal(o.model, "/file");
+    assert_string_equal(o.model, "/fi;le ;x#y");
     assert_int_equal(o.kv_bytes, 3 << 20);
     assert_int_equal(o.threads, 3);
     assert_int_equal(o.drain_ms, 2);
@@ -137,9 +137,14 @@ static void test_bad_file(void **st)
     static const struct {
         const char *text, *says;
     } bad[] = {
-        {"model = /m\nkv-bytes = many\n", "line 2"}, {"nothing = 1\n", "no option \"nothing\""},
-        {"model\n", "line 1: there is no '='"},      {"[other]\n", "section [other]"},
-        {"config = /x\n", "no option \"config\""},   {"max-seqs = 0\n", "line 1"},
+        {"model = /m\nkv-bytes = many\n", "line 2"},
+        {"nothing = 1\n", "no option \"nothing\""},
+        {"model\n", "line 1: neither"},
+        {"[cpetd]\nthreads = 1\n[other]\nmodel = /m\n", "line 4: section [other]"},
+        {"threads = 1\n[cpetd\n", "line 2: neither"},
+        {"\n\n= 3\n", "line 3: there is no option \"\""},
+        {"config = /x\n", "no option \"config\""},
+        {"max-seqs = 0\n", "line 1"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct options o;
