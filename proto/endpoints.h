@@ -28,6 +28,9 @@ int req_parse_more(enum req_kind kind, const char *body, size_t n, const struct 
 
 /* ---- answers ---- */
 
+/* The OpenAPI description of the public listener (proto/openapi.json), not terminated. */
+const char *resp_openapi(size_t *n);
+
 /* strs: NULL, or the tokens as the vocabulary writes them. */
 void resp_tokenize(struct buf *b, const int32_t *ids, const struct req_str *strs, size_t n, uint32_t max_model_len);
 void resp_detokenize(struct buf *b, const char *text, size_t n);

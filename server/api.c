@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/utf8.h"
+#include "proto/endpoints.h"
 #include "server/exposition.h"
 #include "server/server.h"
 
@@ -46,6 +47,14 @@ static void get_version(struct server *sv, struct http_req *r)
     (void)sv;
     static const char s[] = "{\"version\": \"" CPET_VERSION "\"}";
     http_reply(r, 200, "application/json", s, sizeof s - 1, NULL, 0);
+}
+
+static void get_openapi(struct server *sv, struct http_req *r)
+{
+    size_t n;
+    const char *text = resp_openapi(&n);
+    (void)sv;
+    http_reply(r, 200, "application/json", text, n, NULL, 0);
 }
 
 static void get_metrics(struct server *sv, struct http_req *r)
@@ -144,6 +153,7 @@ enum route {
     R_TOKENIZE,
     R_DETOKENIZE,
     R_TOKENIZER_INFO,
+    R_OPENAPI,
     R_ADMIN_MODULES,
     R_ADMIN_TASKS,
 };
@@ -158,6 +168,7 @@ static const struct path public_paths[] = {
     {"/health", R_HEALTH, false},
     {"/ready", R_READY, false},
     {"/version", R_VERSION, false},
+    {"/openapi.json", R_OPENAPI, false},
     {"/v1/models", R_MODELS, false},
     {"/v1/completions", R_COMPLETIONS, true},
     {"/v1/chat/completions", R_CHAT, true},
@@ -245,6 +256,30 @@ static int check_admin_key(void *ctx, const char *authorization, struct err *e)
     return refuse_key(e, "the admin key is missing or wrong");
 }
 
+/* Answers what needs no key; false: route does. */
+static bool get_open(struct server *sv, struct http_req *r, enum route route)
+{
+    switch (route) {
+    case R_HEALTH:
+        get_health(sv, r);
+        return true;
+    case R_READY:
+        get_ready(sv, r);
+        return true;
+    case R_VERSION:
+        get_version(sv, r);
+        return true;
+    case R_METRICS:
+        get_metrics(sv, r);
+        return true;
+    case R_OPENAPI:
+        get_openapi(sv, r);
+        return true;
+    default:
+        return false;
+    }
+}
+
 static enum req_kind call_kind(enum route route)
 {
     switch (route) {
@@ -273,13 +308,8 @@ static void on_public(void *ctx, struct http_req *r)
         route = R_MODEL;
     if (!check_route(r, route, post))
         return;
-    if (route == R_HEALTH || route == R_READY || route == R_VERSION || route == R_METRICS) {
-        (route == R_HEALTH    ? get_health
-         : route == R_READY   ? get_ready
-         : route == R_VERSION ? get_version
-                              : get_metrics)(sv, r);
+    if (get_open(sv, r, route))
         return;
-    }
     uint32_t tenant = keys_tenant(sv->keys, keys_bearer(http_header(r, "Authorization")));
     if (tenant == KEYS_NO_TENANT) {
         struct err e;
