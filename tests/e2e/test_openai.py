@@ -104,6 +104,14 @@ def test_errors():
     expect(openai.BadRequestError, lambda: chat(tools=[{"type": "function", "function": {"name": "f"}}]), param="tools")
 
 
+def test_vllm_fields():
+    r = client().completions.create(model="base", prompt="One two three", max_tokens=2, best_of=3, temperature=1,
+                                    extra_body={"prompt_logprobs": 1, "return_token_ids": True})
+    c = r.choices[0]
+    assert len(c.prompt_logprobs) == len(c.prompt_token_ids) == r.usage.prompt_tokens and len(c.token_ids) == 2
+    assert c.prompt_logprobs[1][str(c.prompt_token_ids[1])]["rank"] >= 1
+
+
 def test_busy():
     with Server("--max-tenant", "1") as s:
         c = client(s)
@@ -128,5 +136,5 @@ def test_leaves_midway():
 
 if __name__ == "__main__":
     model()
-    run([test_models, test_completion, test_n_and_stream, test_chat, test_chat_stream, test_stop, test_errors, test_busy,
-         test_leaves_midway], "e2e/openai")
+    run([test_models, test_completion, test_n_and_stream, test_chat, test_chat_stream, test_stop, test_errors, test_vllm_fields,
+         test_busy, test_leaves_midway], "e2e/openai")
