@@ -20,7 +20,9 @@
     CMD(compress, "a Hugging Face directory becomes a smaller one (INT8)") \
     CMD(pet,      "PET modules: pack, convert, inspect, verify") \
     CMD(logits,   "the logits of given tokens, raw float32") \
-    CMD(ppl,      "perplexity of a text")
+    CMD(ppl,      "perplexity of a text") \
+    CMD(module,   "modules of a running server: put, list, show, delete") \
+    CMD(task,     "tasks of a running server: put, list, show, delete, rollback")
 /* clang-format on */
 
 enum { CMD_OK = 0, CMD_FAILED = 1, CMD_USAGE = 2 };
