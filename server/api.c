@@ -331,7 +331,13 @@ static void on_public(void *ctx, struct http_req *r)
 
 static void on_public_close(void *ctx, struct http_req *r)
 {
-    call_closed(ctx, r);
+    struct server *sv = ctx;
+    bool post;
+    enum route route = find_route(public_paths, sizeof public_paths / sizeof *public_paths, http_path(r), &post);
+    bool probe = route == R_HEALTH || route == R_READY || route == R_VERSION || route == R_METRICS;
+    if (sv->requests && !probe)
+        request_line(sv, r);
+    call_closed(sv, r);
 }
 
 static void on_admin(void *ctx, struct http_req *r)

@@ -65,6 +65,9 @@ struct call {
 
     bool streaming; /* the head was sent */
     bool answered;
+    bool ended; /* counted, with its outcome */
+    enum series_outcome outcome;
+    struct err failure; /* of outcome SERIES_ERROR */
     uint64_t start_ns, first_ns;
 };
 
@@ -73,8 +76,8 @@ void call_fail(struct call *c, int status, const struct err *e, const char *code
 void call_cancel(struct call *c);
 /* Tokens so far. */
 void call_usage(const struct call *c, struct resp_usage *u);
-/* Counts the end of a request in its task's series. */
-void call_count(const struct call *c, enum series_outcome how);
+/* The end of a request: notes how, and counts it in its task's series. */
+void call_count(struct call *c, enum series_outcome how);
 /* Frees c when nobody holds it. */
 void call_drop(struct call *c);
 /* Sends what is ready; answers when all choices are finished. */

@@ -48,9 +48,11 @@ static void mark_answered(struct call *c)
     c->sv->n_active--;
 }
 
-void call_count(const struct call *c, enum series_outcome how)
+void call_count(struct call *c, enum series_outcome how)
 {
     struct resp_usage u;
+    c->ended = true;
+    c->outcome = how;
     if (!c->task)
         return;
     call_usage(c, &u);
@@ -64,6 +66,7 @@ void call_fail(struct call *c, int status, const struct err *e, const char *code
         return;
     mark_answered(c);
     c->sv->metrics.finished_error++;
+    c->failure = *e;
     call_count(c, SERIES_ERROR);
     if (!c->streaming) {
         api_error(c->r, status, e, code);

@@ -54,7 +54,7 @@ struct http_req {
     struct buf body;
     struct arena *arena;
     void *user;
-    char id[129];
+    char id[129], peer[64];
     struct MHD_Response *resp; /* until it is queued */
     int status;
     bool entered, closed, gone, suspended, answered, stream, ended, aborted, in_ready;

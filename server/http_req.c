@@ -8,6 +8,7 @@
  */
 #include "server/http_int.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,6 +86,23 @@ static void set_id(struct http_req *r)
         req_make_id(r->s, r->id, sizeof r->id);
 }
 
+static void set_peer(struct http_req *r, int fd)
+{
+    struct sockaddr_storage a = {0};
+    socklen_t len = sizeof a;
+    char host[INET6_ADDRSTRLEN] = "";
+    const struct sockaddr_in6 *v6 = (const void *)&a;
+    const struct sockaddr_in *v4 = (const void *)&a;
+    if (getpeername(fd, (struct sockaddr *)&a, &len))
+        return;
+    if (a.ss_family == AF_INET && inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host))
+        snprintf(r->peer, sizeof r->peer, "%s:%u", host, ntohs(v4->sin_port));
+    else if (a.ss_family == AF_INET6 && inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host))
+        snprintf(r->peer, sizeof r->peer, "[%s]:%u", host, ntohs(v6->sin6_port));
+    else
+        snprintf(r->peer, sizeof r->peer, "unix");
+}
+
 static struct http_req *req_create(struct http_server *s, struct http_conn *c, struct MHD_Connection *mc,
                                    const char *method, const char *path)
 {
@@ -99,6 +117,7 @@ static struct http_req *req_create(struct http_server *s, struct http_conn *c, s
     buf_init(&r->body, s->lim.max_body + 1);
     buf_init(&r->queue, 2 * s->o.max_backlog); /* taken bytes too, until they are dropped */
     set_id(r);
+    set_peer(r, c->fd);
     c->req = r;
     return r;
 }
@@ -234,6 +253,16 @@ void http_body_done(struct http_req *r)
 {
     r->s->body_bytes -= r->body.len;
     buf_free(&r->body);
+}
+
+const char *http_peer(const struct http_req *r)
+{
+    return r->peer;
+}
+
+int http_status(const struct http_req *r)
+{
+    return r->status;
 }
 
 const char *http_request_id(const struct http_req *r)

@@ -19,6 +19,7 @@
 
 #include "server/load.h"
 #include "server/log.h"
+#include "server/reqlog.h"
 #include "server/server.h"
 #include "server/service.h"
 
@@ -112,6 +113,8 @@ static void on_stop_signal(uv_signal_t *s, int signum)
 static void reload(struct cpetd *c)
 {
     struct err e;
+    if (c->sv.requests)
+        reqlog_reopen(c->sv.requests);
     if (!c->o.api_keys)
         return;
     if (keys_load(c->sv.keys, c->o.api_keys, &e))
@@ -330,7 +333,9 @@ static int serve(struct cpetd *c)
     watch_signal(c, &c->sig_int, on_stop_signal, SIGINT);
     watch_signal(c, &c->sig_hup, on_hup, SIGHUP);
     service_tell("STATUS=loading the backbone");
-    int rc = service_watch(&c->service, &c->loop, step_age_ns, c, &e);
+    int rc = c->o.request_log ? reqlog_open(c->o.request_log, &c->sv.requests, &e) : 0;
+    if (!rc)
+        rc = service_watch(&c->service, &c->loop, step_age_ns, c, &e);
     if (!rc)
         rc = start_listening(c, &e);
     if (!rc)
@@ -350,6 +355,7 @@ static void cleanup(struct cpetd *c)
     tasks_free(c->sv.tasks);
     keys_free(c->sv.keys);
     series_close(&c->sv.metrics.tasks);
+    reqlog_close(c->sv.requests);
     free(c->sv.name);
     free(c->sv.tenant_gens);
     loaded_free(&c->loaded);

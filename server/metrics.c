@@ -18,6 +18,7 @@
 
 #include "server/call.h"
 #include "server/exposition.h"
+#include "server/reqlog.h"
 
 const double metrics_seconds[METRICS_BUCKETS - 1] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5,
                                                      0.75,  1,      2.5,   5,    10,    30,   60,    120, 600};
@@ -422,6 +423,7 @@ static void put_http(const struct server *sv, struct buf *b)
 static void put_server(const struct server *sv, struct buf *b)
 {
     const struct metrics *m = &sv->metrics;
+    uint64_t written, dropped;
     size_t n = 0;
     while (tasks_at(sv->tasks, n))
         n++;
@@ -430,6 +432,11 @@ static void put_server(const struct server *sv, struct buf *b)
     expo_one(b, "cpet_tenants", "gauge", "Tenants that keys or tasks named so far.", "", keys_tenants(sv->keys) - 1.0);
     expo_one(b, "cpet_requests_active", "gauge", "Completion requests without an answer yet.", "", sv->n_active);
     expo_one(b, "cpet_requests_rejected_total", "counter", "Requests answered with 429.", "", (double)m->rejected_busy);
+    reqlog_counts(sv->requests, &written, &dropped);
+    expo_one(b, "cpet_request_log_lines_total", "counter", "Lines of the request log that were written.", "",
+             (double)written);
+    expo_one(b, "cpet_request_log_dropped_total", "counter", "Lines of the request log that were not.", "",
+             (double)dropped);
     expo_one(b, "cpet_requests_failed_total", "counter", "Completion requests that ended with an error.", "",
              (double)m->finished_error);
 }

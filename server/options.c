@@ -57,6 +57,8 @@ static const struct opt table[] = {
      0x7FFFFFFF},
     {"drain-ms", "N", "how long SIGTERM lets streams finish (30000)", U32, AT(drain_ms), 0, 0x7FFFFFFF},
     {"trace-steps", "FILE", "write a JSON line a step", STR, AT(trace_steps), 0, 0},
+    {"request-log", "FILE|-", "a JSON line a request, appended; SIGHUP opens FILE again", STR, AT(request_log), 0, 0},
+    {"log-prompts", NULL, "prompts and error messages in --request-log too", FLAG, AT(log_prompts), 0, 0},
     {"metrics-tasks", "N", "tasks with metric series of their own; the others share one (256)", U32, AT(metrics_tasks),
      0, 4096},
     {"public-metrics", NULL, "serve /metrics on --listen too", FLAG, AT(public_metrics), 0, 0},

@@ -33,6 +33,8 @@ struct options {
     uint32_t request_timeout_ms, drain_ms, inject_delay_ms;
     const char *trace_steps;
     uint32_t metrics_tasks;
+    const char *request_log;
+    bool log_prompts;
     bool public_metrics, check_config, no_prefix_cache;
     enum options_log log_format;
     const char *device, *cpu_level;

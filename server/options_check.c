@@ -126,6 +126,8 @@ int options_check(const struct options *o, struct err *e)
     rc = rc ? rc : check_addresses(o, e);
     rc = rc ? rc : check_pets(o, e);
     rc = rc ? rc : check_output("trace-steps", o->trace_steps, e);
+    if (o->request_log && strcmp(o->request_log, "-"))
+        rc = rc ? rc : check_output("request-log", o->request_log, e);
     for (size_t i = 0; !rc && i < o->n_module_roots; i++)
         rc = need("module-root", o->module_root[i], true, e);
     if (rc || !o->cpu_level || !*o->cpu_level)

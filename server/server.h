@@ -49,6 +49,7 @@ struct server {
     uint32_t *tenant_gens; /* [n_tenant_gens], of each tenant */
     uint32_t n_tenant_gens;
     struct metrics metrics;
+    struct reqlog *requests; /* NULL: none */
 };
 
 /* api.c: the two listeners' handlers. */
@@ -63,6 +64,9 @@ void get_tokenizer_info(struct server *sv, struct http_req *r);
 /* api_admin.c */
 void admin_modules(struct server *sv, struct http_req *r);
 void admin_tasks(struct server *sv, struct http_req *r);
+
+/* request_line.c: a request that is over, for sv->requests */
+void request_line(struct server *sv, struct http_req *r);
 
 /* call.c: a completion or chat request; the body is in r. */
 void call_start(struct server *sv, struct http_req *r, enum req_kind kind, uint32_t tenant);

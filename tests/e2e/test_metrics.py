@@ -206,6 +206,36 @@ def test_ready():
     moved("ready", "cpet_ready")
 
 
+def test_prefix_cache():
+    with Server("--kv-bytes", "10M", "--max-context", "256") as s:
+        prompt = "one two three four " * 25
+        names = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "cpet_kv_pages_kept")
+        before = sums(s.metrics())
+        n = s.complete(prompt, max_tokens=1)["usage"]["prompt_tokens"]
+        first = sums(s.metrics())
+        s.complete(prompt, max_tokens=1)
+        second = sums(s.metrics())
+        assert [before[k] for k in names] == [0, 0, 0]
+        assert first[names[0]] == n and second[names[0]] == 2 * n and first[names[1]] == 0 and n - 33 <= second[names[1]] < n, second
+        assert first[names[2]] == n // 32
+        # pages that are only kept give way to a request that needs all
+        s.complete("five " * 200, max_tokens=40, ignore_eos=True)
+        s.complete("six seven " * 100, max_tokens=40, ignore_eos=True)
+        assert s.metric("cpet_kv_pages_free") == s.metric("cpet_kv_pages")
+        moved("prefix cache", *names)
+
+
+def test_request_log():
+    with scratch() as d:
+        with Server("--request-log", os.path.join(d, "log")) as s:
+            s.complete("x", max_tokens=1)
+            wait_until(lambda: s.metric("cpet_request_log_lines_total") == 1, "a line")
+    with Server("--request-log", "/dev/full") as s:
+        s.complete("x", max_tokens=1)
+        wait_until(lambda: s.metric("cpet_request_log_dropped_total") == 1, "a line dropped")
+    moved("request log", "cpet_request_log_lines_total", "cpet_request_log_dropped_total")
+
+
 def test_preemptions():
     with Server("--kv-bytes", "10M", "--max-context", "256") as s:
         assert s.metric("vllm:num_preemptions_total") == 0
@@ -243,5 +273,5 @@ def test_every_family_is_tested():
 
 if __name__ == "__main__":
     model()
-    run([test_format, test_requests_count, test_gauges_up_and_back, test_modules_and_memory, test_ready, test_preemptions, test_cap,
+    run([test_format, test_requests_count, test_gauges_up_and_back, test_modules_and_memory, test_ready, test_prefix_cache, test_request_log, test_preemptions, test_cap,
          test_every_family_is_tested], "e2e/metrics")
