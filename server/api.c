@@ -154,8 +154,7 @@ enum route {
     R_DETOKENIZE,
     R_TOKENIZER_INFO,
     R_OPENAPI,
-    R_ADMIN_MODULES,
-    R_ADMIN_TASKS,
+    R_ADMIN, /* api_admin.c's */
 };
 
 struct path {
@@ -185,11 +184,14 @@ static const struct path admin_paths[] = {
     {"/ready", R_READY, false},
     {"/version", R_VERSION, false},
     {"/metrics", R_METRICS, false},
-    {"/admin/v1/modules", R_ADMIN_MODULES, false},
-    {"/admin/v1/tasks", R_ADMIN_TASKS, false},
+    {"/admin/v1/modules", R_ADMIN, false},
+    {"/admin/v1/tasks", R_ADMIN, false},
+    {"/v1/load_lora_adapter", R_ADMIN, true},
+    {"/v1/unload_lora_adapter", R_ADMIN, true},
 };
 
 #define MODEL_PREFIX "/v1/models/"
+#define ADMIN_PREFIX "/admin/v1/"
 
 static enum route find_route(const struct path *p, size_t n, const char *path, bool *post)
 {
@@ -356,12 +358,19 @@ static void on_admin(void *ctx, struct http_req *r)
         api_error(r, 401, &e, "invalid_api_key");
         return;
     }
-    if (!check_route(r, route, post))
-        return;
-    if (route == R_METRICS || route == R_VERSION)
-        (route == R_METRICS ? get_metrics : get_version)(sv, r);
-    else if (check_ready(sv, r))
-        (route == R_ADMIN_MODULES ? admin_modules : admin_tasks)(sv, r);
+    if (route == R_METRICS || route == R_VERSION) {
+        if (check_route(r, route, post))
+            (route == R_METRICS ? get_metrics : get_version)(sv, r);
+    } else if (route != R_ADMIN && strncmp(http_path(r), ADMIN_PREFIX, sizeof ADMIN_PREFIX - 1)) {
+        check_route(r, R_NONE, post);
+    } else if (check_ready(sv, r) && !admin_route(sv, r)) {
+        check_route(r, R_NONE, post);
+    }
+}
+
+static void on_admin_close(void *ctx, struct http_req *r)
+{
+    admin_closed(ctx, r);
 }
 
 struct http_handler api_handler(struct server *sv)
@@ -371,5 +380,5 @@ struct http_handler api_handler(struct server *sv)
 
 struct http_handler api_admin_handler(struct server *sv)
 {
-    return (struct http_handler){on_admin, NULL, sv, check_admin_key};
+    return (struct http_handler){on_admin, on_admin_close, sv, check_admin_key};
 }

@@ -1,4 +1,5 @@
-/* call.c - a completion or chat request on its way in: parse, find the task, tokenize, admit, submit.
+/* call.c - a completion or chat request on its way in: parse, find the task, tokenize, admit (call_modules.c),
+ * submit.
  *
  * Loop thread; the two stages that grow with the body (parse and encode) run on libuv's worker pool when it is large,
  * on a copy of the body, and touch only the call's own arena and the immutable tokenizer and template. The client may
@@ -38,6 +39,9 @@ void call_drop(struct call *c)
     for (size_t i = 0; c->choice && i < c->n_choices; i++)
         choice_close(&c->choice[i]);
     free(c->choice);
+    call_let_go(c);
+    for (size_t i = 0; c->gen && i < c->n_prompts; i++)
+        gen_free(c->gen[i]); /* one that the engine never had */
     for (size_t i = 0; c->prompt && i < c->n_prompts; i++)
         buf_free(&c->prompt[i].scores);
     task_unref(c->task);
@@ -262,7 +266,7 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
                            .n_bias = (uint32_t)s->n_bias,
                            .eos = sv->eos,
                            .n_eos = (uint32_t)sv->n_eos,
-                           .pets = c->task->pet,
+                           .pets = c->pet,
                            .n_pets = c->task->n_pets,
                            .tenant = c->tenant,
                            .task = c->task->number};
@@ -364,7 +368,7 @@ static int check_room(struct server *sv, struct call *c, struct err *e)
         sv->n_tenant_gens = c->tenant + 1;
     }
     uint32_t running = atomic_load(&engine_stats(sv->en)->running);
-    uint32_t waiting = sv->n_gens > running ? sv->n_gens - running : 0;
+    uint32_t waiting = (sv->n_gens > running ? sv->n_gens - running : 0) + sv->n_waiting;
     if (waiting + c->n_prompts > sv->o->max_queue)
         return err_set(e, -EAGAIN, "the queue is full (%u requests wait); try again later", waiting);
     if (sv->tenant_gens[c->tenant] + c->n_prompts > sv->o->max_tenant)
@@ -376,7 +380,7 @@ static int check_room(struct server *sv, struct call *c, struct err *e)
 static int make_gens(struct call *c, struct err *e)
 {
     const struct kern_bias *bias = copy_bias(c);
-    int rc = bias ? call_open_choices(c) : -ENOMEM;
+    int rc = bias && !call_make_pets(c) ? call_open_choices(c) : -ENOMEM;
     if (rc)
         return err_set(e, -ENOMEM, "the server is out of memory");
     for (size_t i = 0; !rc && i < c->n_prompts; i++)
@@ -384,7 +388,7 @@ static int make_gens(struct call *c, struct err *e)
     return rc;
 }
 
-static void submit(struct call *c)
+void call_submit(struct call *c)
 {
     struct server *sv = c->sv;
     sv->metrics.prompt_tokens += c->n_prompt_tokens;
@@ -399,8 +403,10 @@ static void submit(struct call *c)
         count_tenant(sv, c->tenant, 1);
         engine_submit(sv->en, c->gen[i]);
     }
-    if (!c->n_with_engine)
+    if (!c->n_with_engine) {
+        call_let_go(c);
         call_send(c);
+    }
 }
 
 static void after_encode(struct call *c, int rc, struct err *e)
@@ -416,7 +422,7 @@ static void after_encode(struct call *c, int rc, struct err *e)
     if (!rc)
         rc = make_gens(c, e);
     if (!rc) {
-        submit(c);
+        call_admit(c);
         return;
     }
     for (size_t i = 0; c->gen && i < c->n_prompts; i++) {
@@ -472,6 +478,11 @@ static void after_parse(struct call *c, int rc, struct err *e)
         err_param(e, -ENOENT, "model", "the model \"%.*s\" does not exist", utf8_cut(q->model.ptr, q->model.len, 200),
                   q->model.ptr);
         fail_by_code(c, -ENOENT, e);
+        return;
+    }
+    rc = call_check_task(c, e);
+    if (rc) {
+        fail_by_code(c, rc, e);
         return;
     }
     if (c->task->defaults && !q->more)

@@ -47,8 +47,11 @@ struct call {
     size_t n_prompts;
     struct gen **gen; /* [n_prompts], NULL where none is needed or it was freed */
     size_t n_with_engine;
-    size_t n_each;         /* choices that are generated of a prompt: best_of */
-    struct choice *choice; /* [n_prompts * n_each], a prompt's together */
+    struct resident_want want; /* the modules of the task; had while n_with_engine */
+    struct model_pet *pet;     /* [task->n_pets], filled when it has them */
+    bool waiting;              /* for modules; the generations are made */
+    size_t n_each;             /* choices that are generated of a prompt: best_of */
+    struct choice *choice;     /* [n_prompts * n_each], a prompt's together */
     size_t n_choices;
     bool sent_prompt_ids; /* a chat's stream: with its first chunk */
     uint64_t n_prompt_tokens, n_scores;
@@ -89,10 +92,22 @@ void call_reply(struct call *c, const struct buf *b);
 /* Runs stage, on a worker where it is large, then after on the loop (not when the client has left meanwhile). */
 void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct err *e),
                 void (*after)(struct call *c, int rc, struct err *e));
+/* The generations go to the engine; the call has its modules. */
+void call_submit(struct call *c);
 /* Stages of encoding: a text or the rendered messages into *out or prompt[0]; all text prompts. */
 int call_encode(struct call *c, const char *text, size_t n, unsigned flags, struct call_prompt *out, struct err *e);
 int call_encode_chat(struct call *c, unsigned flags, struct err *e);
 int call_encode_prompts(struct call *c, struct err *e);
+
+/* call_modules.c */
+/* Whether the task may be used: -EIO, -ESHUTDOWN with the reason. */
+int call_check_task(const struct call *c, struct err *e);
+/* Makes room for pets and the want. 0 or -ENOMEM. */
+int call_make_pets(struct call *c);
+/* call_submit, at once or when the modules are in memory. The call may be answered when this returns. */
+void call_admit(struct call *c);
+/* Gives the modules back, or stops waiting for them. At any time, any number of times. */
+void call_let_go(struct call *c);
 
 /* call_more.c: for kinds from REQ_EMBEDDING on, but the first two for all */
 const char *call_prompt_field(const struct call *c); /* the request's field that the prompt came in */

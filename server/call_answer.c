@@ -401,7 +401,8 @@ static void gen_over(struct call *c, struct gen *g, size_t at)
 {
     struct server *sv = c->sv;
     c->gen[at] = NULL;
-    c->n_with_engine--;
+    if (!--c->n_with_engine)
+        call_let_go(c);
     sv->n_gens--;
     if (c->tenant < sv->n_tenant_gens)
         sv->tenant_gens[c->tenant]--;

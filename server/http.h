@@ -83,9 +83,10 @@ const char *http_path(const struct http_req *r);                     /* percent-
 const char *http_query(const struct http_req *r, const char *key);   /* decoded; "" without a value; NULL: absent */
 const char *http_header(const struct http_req *r, const char *name); /* any case; NULL: absent */
 const char *http_body(const struct http_req *r, size_t *n);          /* terminated; valid until on_close */
-void http_body_done(struct http_req *r);               /* the body is read: its memory goes now, not at on_close */
-const char *http_peer(const struct http_req *r);       /* "ADDR:PORT" of the client, or "unix" */
-int http_status(const struct http_req *r);             /* of the answer; 0: none was given */
+void http_body_done(struct http_req *r);             /* the body is read: its memory goes now, not at on_close */
+const char *http_peer(const struct http_req *r);     /* "ADDR:PORT" of the client, or "unix" */
+int http_status(const struct http_req *r);           /* of the answer; 0: none was given */
+char *http_body_take(struct http_req *r, size_t *n); /* the body is the caller's, malloc'ed, terminated; NULL: empty */
 const char *http_request_id(const struct http_req *r); /* the client's x-request-id, or one made here */
 struct arena *http_arena(struct http_req *r);          /* dropped after on_close; NULL when memory is out */
 void *http_user(const struct http_req *r);

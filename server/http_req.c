@@ -265,6 +265,15 @@ int http_status(const struct http_req *r)
     return r->status;
 }
 
+char *http_body_take(struct http_req *r, size_t *n)
+{
+    char *body = r->body.data;
+    *n = r->body.len;
+    r->s->body_bytes -= r->body.len;
+    r->body = (struct buf){.limit = r->body.limit};
+    return body;
+}
+
 const char *http_request_id(const struct http_req *r)
 {
     return r->id;

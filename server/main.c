@@ -8,6 +8,7 @@
  * Owns everything; the loop thread is the main thread. The only place in server/ that exits.
  */
 #include <libgen.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,9 +25,11 @@
 #include "server/service.h"
 
 #define DRAIN_LOOK_MS 10
-#define DESCRIPTORS 32768  /* three a connection (http_front.c), 4,096 connections a listener, and room */
-#define STOP_MS 15000      /* beyond the draining time: the last bytes, the step at hand, memory given back */
-#define LAST_BYTES_MS 1000 /* for what is still queued to clients when the draining time is over */
+#define MMAP_FROM (512 << 10) /* larger blocks are mapped, always, so that freeing them gives the memory back */
+#define WORKERS "8"           /* loads, checks, a commit, and still some for parsing and tokenizing */
+#define DESCRIPTORS 32768     /* three a connection (http_front.c), 4,096 connections a listener, and room */
+#define STOP_MS 15000         /* beyond the draining time: the last bytes, the step at hand, memory given back */
+#define LAST_BYTES_MS 1000    /* for what is still queued to clients when the draining time is over */
 
 extern char **environ;
 
@@ -52,14 +55,22 @@ static void on_engine_gone(void *ctx)
     c->sv.en = NULL;
 }
 
+/* No request is left, and no worker looks at the model any more. */
+static void on_idle(void *ctx)
+{
+    struct cpetd *c = ctx;
+    if (c->sv.en)
+        engine_stop(c->sv.en, on_engine_gone, c);
+}
+
 static void on_listener_gone(void *ctx)
 {
     struct cpetd *c = ctx;
     if (--c->n_open)
         return;
     c->sv.http = c->sv.admin = NULL;
-    if (c->sv.en)
-        engine_stop(c->sv.en, on_engine_gone, c);
+    module_stop(c->sv.modules);
+    server_when_idle(&c->sv, on_idle, c);
 }
 
 /* Closes everything; the loop then runs empty. */
@@ -73,6 +84,8 @@ static void shut(struct cpetd *c)
     uv_close((uv_handle_t *)&c->sig_int, NULL);
     uv_close((uv_handle_t *)&c->sig_hup, NULL);
     uv_close((uv_handle_t *)&c->drain, NULL);
+    call_waits_close(&c->sv);
+    admin_stop(&c->sv);
     c->n_open = 1 + (c->sv.http != NULL) + (c->sv.admin != NULL);
     if (c->sv.http)
         http_close(c->sv.http, on_listener_gone, c);
@@ -85,7 +98,8 @@ static void on_drain_look(uv_timer_t *t)
 {
     struct cpetd *c = t->data;
     uint64_t now = mono_ns();
-    bool left = http_requests(c->sv.http) || http_answering(c->sv.http);
+    bool left = http_requests(c->sv.http) || http_answering(c->sv.http) || admin_busy(&c->sv) ||
+                (c->sv.admin && http_answering(c->sv.admin));
     if (!left || now >= c->drain_end_ns + (uint64_t)LAST_BYTES_MS * 1000000u) {
         shut(c);
     } else if (now >= c->drain_end_ns && !c->ended_all) {
@@ -148,24 +162,6 @@ static void fingerprint(const struct model *m, const struct model_info *mi, char
     snprintf(out, 32, "fp_%.12s%s%.6s", hex, mi->recovery[0] ? "-" : "", mi->recovery);
 }
 
-static int make_tasks(struct cpetd *c, struct err *e)
-{
-    struct server *sv = &c->sv;
-    struct task_spec base = {.id = sv->name, .tenant = TASK_EVERYBODY, .backbone = true};
-    int rc = tasks_put(sv->tasks, &base, false, e);
-    for (size_t i = 0; !rc && i < c->o.n_pets; i++) {
-        float one = 1;
-        struct task_spec s = {.id = c->o.pet_task[i],
-                              .tenant = TASK_EVERYBODY,
-                              .module = &c->loaded.module[i],
-                              .weight = &one,
-                              .n_modules = 1};
-        rc = tasks_put(sv->tasks, &s, false, e);
-        histogram_add(&sv->metrics.module_load, c->loaded.module[i]->load_seconds);
-    }
-    return rc;
-}
-
 static void on_loaded(void *ctx, int rc, const struct err *why)
 {
     struct cpetd *c = ctx;
@@ -180,7 +176,11 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
         sv->tmpl = c->loaded.tmpl;
         sv->eos = tok_eos_ids(sv->tok, &sv->n_eos);
         fingerprint(m, sv->mi, sv->fingerprint);
-        rc = make_tasks(c, &e);
+        sv->target = model_pet_target(m);
+        for (size_t i = 0; i < c->o.n_pets; i++)
+            if (c->loaded.pet[i].mem)
+                histogram_add(&sv->metrics.module_load, c->loaded.pet[i].seconds);
+        rc = load_tables(sv, &c->loaded, &e);
     }
     if (rc) {
         log_line("error", "%s", e.msg);
@@ -329,11 +329,14 @@ static int serve(struct cpetd *c)
     uv_loop_init(&c->loop);
     uv_timer_init(&c->loop, &c->drain);
     c->drain.data = c;
+    call_waits_open(&c->sv);
     watch_signal(c, &c->sig_term, on_stop_signal, SIGTERM);
     watch_signal(c, &c->sig_int, on_stop_signal, SIGINT);
     watch_signal(c, &c->sig_hup, on_hup, SIGHUP);
     service_tell("STATUS=loading the backbone");
-    int rc = c->o.request_log ? reqlog_open(c->o.request_log, &c->sv.requests, &e) : 0;
+    int rc = residency_open(&c->sv) || admin_open(&c->sv) ? err_set(&e, -ENOMEM, "out of memory") : 0;
+    if (!rc && c->o.request_log)
+        rc = reqlog_open(c->o.request_log, &c->sv.requests, &e);
     if (!rc)
         rc = service_watch(&c->service, &c->loop, step_age_ns, c, &e);
     if (!rc)
@@ -352,7 +355,10 @@ static int serve(struct cpetd *c)
 
 static void cleanup(struct cpetd *c)
 {
+    residency_free(&c->sv);
     tasks_free(c->sv.tasks);
+    modules_free(c->sv.modules);
+    admin_free(&c->sv);
     keys_free(c->sv.keys);
     series_close(&c->sv.metrics.tasks);
     reqlog_close(c->sv.requests);
@@ -386,6 +392,8 @@ int main(int argc, char **argv)
     struct err e = {0};
     int status = EXIT_USAGE;
     signal(SIGPIPE, SIG_IGN);
+    mallopt(M_MMAP_THRESHOLD, MMAP_FROM);
+    setenv("UV_THREADPOOL_SIZE", WORKERS, 0);
     if (sodium_init() < 0)
         return EXIT_FAILURE;
     if (options_read(argc, argv, environ, &c.o, &what, &status, &e)) {

@@ -137,14 +137,28 @@ static void put_requests_info(const struct server *sv, size_t max, struct buf *b
     buf_free(&waiting);
 }
 
-/* One series a task with modules; those beyond the cap are counted in one. */
+/* Whether all modules of a task are in memory; *pinned: and stay there. */
+static bool is_loaded(const struct task_version *v, bool *pinned)
+{
+    *pinned = true;
+    for (uint32_t k = 0; k < v->n_pets; k++) {
+        const struct resident_item *it = &v->module[k]->res;
+        if (it->state != RESIDENT_IN)
+            return false;
+        *pinned = *pinned && it->pins;
+    }
+    return v->n_pets > 0;
+}
+
+/* One series a task whose modules are in memory; those beyond the cap are counted in one. */
 static void put_loaded(const struct server *sv, const char *labels, struct buf *b)
 {
     size_t n = 0, rest = 0;
     const struct task_version *v;
+    bool pinned;
     expo_head(b, "vllm:lora_adapter_loaded", "gauge", "1 for each resident adapter.");
     for (size_t i = 0; (v = tasks_at(sv->tasks, i)); i++) {
-        if (!v->n_pets)
+        if (!is_loaded(v, &pinned))
             continue;
         if (n++ >= sv->o->metrics_tasks) {
             rest++;
@@ -155,62 +169,54 @@ static void put_loaded(const struct server *sv, const char *labels, struct buf *
         snprintf(rank, sizeof rank, "%u", v->module[0]->info.max_rank);
         expo_label(&l, "adapter_name", v->id);
         expo_label(&l, "level", "gpu");
-        expo_label(&l, "pinned", "true");
+        expo_label(&l, "pinned", pinned ? "true" : "false");
         expo_label(&l, "rank", rank);
         buf_printf(b, "vllm:lora_adapter_loaded{%s,%s} 1\n", labels, l.data ? l.data : "");
         b->failed |= l.failed;
         buf_free(&l);
     }
     if (rest)
-        buf_printf(b,
-                   "vllm:lora_adapter_loaded{%s,adapter_name=\"other\",level=\"gpu\",pinned=\"true\",rank=\"\"} %zu\n",
+        buf_printf(b, "vllm:lora_adapter_loaded{%s,adapter_name=\"other\",level=\"gpu\",pinned=\"\",rank=\"\"} %zu\n",
                    labels, rest);
 }
 
-struct residency {
-    size_t n, bytes; /* distinct modules that are in memory */
-};
-
-static int by_address(const void *a, const void *b)
+/* What resident.c counts, and the modules by state. */
+static void put_residency(const struct server *sv, struct buf *b)
 {
-    const struct module *const *x = a, *const *y = b;
-    return (*x > *y) - (*x < *y);
-}
-
-static struct residency count_resident(const struct server *sv)
-{
-    struct residency res = {0};
-    const struct task_version *v;
-    size_t n = 0;
-    for (size_t i = 0; (v = tasks_at(sv->tasks, i)); i++)
-        n += v->n_pets;
-    struct module **m = calloc(n + 1, sizeof *m);
-    n = 0;
-    for (size_t i = 0; m && (v = tasks_at(sv->tasks, i)); i++)
-        for (uint32_t k = 0; k < v->n_pets; k++)
-            m[n++] = v->module[k];
-    if (m)
-        qsort(m, n, sizeof *m, by_address);
-    for (size_t i = 0; i < n; i++) {
-        if (i && m[i] == m[i - 1])
-            continue;
-        res.n++;
-        res.bytes += pet_slot_bytes(m[i]->slot);
+    const struct resident_stats *s = resident_stats(sv->resident);
+    size_t state[3] = {0};
+    for (size_t i = 0; i < sv->modules->name.n; i++) {
+        const struct module_name *n = table_at(&sv->modules->name, i);
+        state[n->draining ? 2 : n->m->res.rc ? 1 : 0]++;
     }
-    free(m);
-    return res;
+    expo_one(b, "cpet_modules_resident", "gauge", "Modules in device memory.", "", (double)s->n_in);
+    expo_one(b, "cpet_modules_resident_bytes", "gauge",
+             "Device bytes of resident modules, those that are being loaded among them.", "", (double)s->bytes_in);
+    expo_one(b, "cpet_modules_budget_bytes", "gauge", "What --pet-bytes allows.", "",
+             (double)resident_budget(sv->resident));
+    expo_head(b, "cpet_modules", "gauge", "Names of modules, by state.");
+    buf_printf(b, "cpet_modules{state=\"ready\"} %zu\ncpet_modules{state=\"failed\"} %zu\n", state[0], state[1]);
+    buf_printf(b, "cpet_modules{state=\"draining\"} %zu\n", state[2]);
+    expo_one(b, "cpet_module_loads_total", "counter", "Modules loaded since the server was ready.", "",
+             (double)s->loads);
+    expo_one(b, "cpet_module_load_errors_total", "counter", "Loads that failed.", "", (double)s->load_errors);
+    expo_one(b, "cpet_module_evictions_total", "counter", "Modules put out to make room for others.", "",
+             (double)s->evictions);
+    expo_one(b, "cpet_requests_waiting_for_modules", "gauge", "Requests that wait for a module to be loaded.", "",
+             (double)s->n_waiting);
+    expo_one(b, "cpet_admin_operations", "gauge", "Admin calls that are not over.", "", admin_busy(sv));
 }
 
 static void put_lora(const struct server *sv, const char *labels, struct buf *b)
 {
-    struct residency res = count_resident(sv);
-    size_t each = res.n ? res.bytes / res.n : 0;
+    const struct resident_stats *s = resident_stats(sv->resident);
+    size_t each = s->n_in ? s->bytes_in / s->n_in : 0;
     size_t max = each ? (size_t)sv->o->pet_bytes / each : 1;
     struct buf l = {0};
     if (max < 1)
         max = 1;
     put_loaded(sv, labels, b);
-    expo_one(b, "vllm:num_gpu_loaded_lora_adapters", "gauge", "Resident adapters.", labels, (double)res.n);
+    expo_one(b, "vllm:num_gpu_loaded_lora_adapters", "gauge", "Resident adapters.", labels, (double)s->n_in);
     expo_one(b, "vllm:num_cpu_loaded_lora_adapters", "gauge", "Adapters held beside the device; none are.", labels, 0);
     expo_one(b, "vllm:max_gpu_lora_adapters", "gauge", "Adapters of the usual size that --pet-bytes would hold.",
              labels, (double)max);
@@ -221,8 +227,7 @@ static void put_lora(const struct server *sv, const char *labels, struct buf *b)
     b->failed |= l.failed;
     buf_free(&l);
     put_requests_info(sv, max, b);
-    expo_one(b, "cpet_modules_resident", "gauge", "Modules in device memory.", "", (double)res.n);
-    expo_one(b, "cpet_modules_resident_bytes", "gauge", "Device bytes of resident modules.", "", (double)res.bytes);
+    put_residency(sv, b);
 }
 
 /* ---- groups ---- */
@@ -273,6 +278,7 @@ static void put_vllm(const struct server *sv, const char *labels, struct buf *b)
     const struct engine_stats *s = engine_stats(sv->en);
     const struct metrics *m = &sv->metrics;
     uint32_t running = atomic_load(&s->running), waiting = sv->n_gens > running ? sv->n_gens - running : 0;
+    waiting += sv->n_waiting;
     double used = 1.0 - (double)atomic_load(&s->pages_free) / (double)sv->mi->n_pages;
     expo_one(b, "vllm:num_requests_running", "gauge", "Requests in the batch.", labels, running);
     expo_one(b, "vllm:num_requests_waiting", "gauge", "Requests in the queue.", labels, waiting);

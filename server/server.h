@@ -19,6 +19,8 @@
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_DRAINING };
 
 struct call;
+struct admin;
+struct registry;
 
 struct server {
     const struct options *o;
@@ -37,15 +39,26 @@ struct server {
     struct tmpl *tmpl; /* the backbone's chat template; NULL: none */
     const int32_t *eos;
     size_t n_eos;
-    char fingerprint[32];        /* "" : none */
-    struct model_info info;      /* a copy: a worker may still tokenize when the engine closes the model */
-    const struct model_info *mi; /* &info; NULL before */
+    char fingerprint[32];            /* "" : none */
+    struct model_info info;          /* a copy: a worker may still tokenize when the engine closes the model */
+    const struct model_info *mi;     /* &info; NULL before */
+    const struct pet_target *target; /* what modules are held to; the model's */
+    struct registry *registry;       /* used by one worker at a time */
+    struct resident *resident;
+    struct modules *modules;
     struct tasks *tasks;
+    struct admin *ad;
     int64_t started;
+
+    unsigned n_jobs; /* work that may be using the model or the registry */
+    void (*jobs_over)(void *ctx);
+    void *jobs_ctx;
 
     struct call *calls;    /* all that are not freed */
     uint32_t n_active;     /* of these, not answered yet */
     uint32_t n_gens;       /* with the engine */
+    uint32_t n_waiting;    /* prompts that wait for modules */
+    uv_timer_t wait_look;  /* while there are such */
     uint32_t *tenant_gens; /* [n_tenant_gens], of each tenant */
     uint32_t n_tenant_gens;
     struct metrics metrics;
@@ -61,9 +74,22 @@ void api_error(struct http_req *r, int status, const struct err *e, const char *
 /* call_more.c */
 void get_tokenizer_info(struct server *sv, struct http_req *r);
 
-/* api_admin.c */
-void admin_modules(struct server *sv, struct http_req *r);
-void admin_tasks(struct server *sv, struct http_req *r);
+/* api_admin.c: everything under /admin/v1/ and vLLM's two calls. false: there is nothing at that path. */
+bool admin_route(struct server *sv, struct http_req *r);
+/* admin.c: operations of the admin listener. */
+int admin_open(struct server *sv);
+unsigned admin_busy(const struct server *sv); /* operations that are not over */
+void admin_stop(struct server *sv);           /* those that have not begun are dropped */
+void admin_free(struct server *sv);
+void admin_closed(struct server *sv, struct http_req *r);
+
+/* residency.c: resident.c's jobs on the worker pool, and how calls wait for modules. */
+int residency_open(struct server *sv);
+void residency_free(struct server *sv);
+void server_job_begin(struct server *sv);
+void server_job_over(struct server *sv);
+/* Calls over, once, when no job runs: perhaps now. */
+void server_when_idle(struct server *sv, void (*over)(void *ctx), void *ctx);
 
 /* request_line.c: a request that is over, for sv->requests */
 void request_line(struct server *sv, struct http_req *r);
@@ -71,6 +97,9 @@ void request_line(struct server *sv, struct http_req *r);
 /* call.c: a completion or chat request; the body is in r. */
 void call_start(struct server *sv, struct http_req *r, enum req_kind kind, uint32_t tenant);
 void call_closed(struct server *sv, struct http_req *r);
+/* call_modules.c: what calls that wait for modules need. */
+void call_waits_open(struct server *sv);
+void call_waits_close(struct server *sv);
 /* call_answer.c; engine_opts.news: what the engine has for a generation. */
 void call_news(void *ctx, struct gen *g, bool done);
 /* Ends every open request with 503. */

@@ -1,8 +1,9 @@
-/* task.c - the table of tasks, versions and modules.
+/* task.c - versions of tasks, and the table of those that are current.
  *
- * Loop thread, except module_load. The table is a plain array in the order of arrival: hundreds of tasks are compared
- * by length and bytes in microseconds. References are counted without atomics because only the loop counts them; the
- * engine uses a version's pets only while a generation holds a reference on the loop's side.
+ * Loop thread, except task_settings_make. References are counted without atomics because only the loop
+ * counts them; the engine uses a version's modules only while a request holds a reference on the loop's side. A current
+ * version wants its modules (module.h); one that requests alone still hold does not, so that the memory of a module
+ * that was swapped out or deleted goes with the last of them.
  */
 #include "server/task.h"
 
@@ -12,59 +13,68 @@
 #include <time.h>
 
 #include "common/utf8.h"
-#include "server/gen.h"
 
 struct tasks {
-    struct task_version **v;
-    size_t n, cap;
+    struct table table;
     uint64_t next_number;
 };
 
-int module_load(struct kern_dev *d, const struct pet_target *t, const char *path, uint32_t max_rank,
-                struct module **out, struct err *e)
+/* ---- settings ---- */
+
+void task_settings_free(struct task_settings *s)
 {
-    struct pet_limits lim = {.max_rank = max_rank};
-    struct pet *p;
-    uint64_t t0 = mono_ns();
-    int rc = pet_open(path, &lim, &p, e);
-    if (rc)
-        return rc;
-    struct module *m = calloc(1, sizeof *m);
-    char *name = strdup(path);
-    if (!m || !name)
-        rc = err_set(e, -ENOMEM, "out of memory for the module %s", path);
-    else if (pet_info(p)->kind != PET_LORA)
-        rc = err_set(e, -EINVAL, "%s: is a %s module, not a task's", path, pet_kind_name(pet_info(p)->kind));
-    else if ((rc = pet_load(d, p, t, &m->slot, e)))
-        err_prefix(e, rc, "%s", path);
-    if (!rc) {
-        m->refs = 1;
-        m->name = name;
-        m->info = *pet_info(p);
-        m->dev = d;
-        m->load_seconds = (double)(mono_ns() - t0) * 1e-9;
-        *out = m;
-    } else {
-        free(name);
-        free(m);
+    if (!s)
+        return;
+    tmpl_free(s->tmpl);
+    arena_free(s->memory);
+    free(s->template_text);
+    free(s->defaults_json);
+    free(s);
+}
+
+static int parse_defaults(struct task_settings *s, struct err *e)
+{
+    s->memory = arena_create((size_t)1 << 20);
+    if (!s->memory)
+        return err_set(e, -ENOMEM, "out of memory");
+    int rc =
+        req_parse_defaults(s->defaults_json, strlen(s->defaults_json), &req_limits_default, s->memory, &s->defaults, e);
+    char field[sizeof e->param];
+    if (rc && e) { /* the field's own name, below "defaults" */
+        memcpy(field, e->param, sizeof field);
+        field[sizeof field - 10] = 0;
+        memcpy(e->param, "defaults", 9);
+        if (*field)
+            strcat(strcat(e->param, "."), field);
     }
-    pet_close(p);
     return rc;
 }
 
-void module_ref(struct module *m)
+int task_settings_make(const char *template_text, const char *defaults_json, struct task_settings **out, struct err *e)
 {
-    m->refs++;
+    struct task_settings *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(e, -ENOMEM, "out of memory");
+    s->template_text = template_text ? strdup(template_text) : NULL;
+    s->defaults_json = defaults_json ? strdup(defaults_json) : NULL;
+    int rc = 0;
+    if ((template_text && !s->template_text) || (defaults_json && !s->defaults_json))
+        rc = err_set(e, -ENOMEM, "out of memory");
+    if (!rc && template_text) {
+        rc = tmpl_parse(template_text, strlen(template_text), &s->tmpl, e);
+        if (rc && e)
+            memcpy(e->param, "template", 9);
+    }
+    if (!rc && defaults_json)
+        rc = parse_defaults(s, e);
+    if (rc)
+        task_settings_free(s);
+    else
+        *out = s;
+    return rc;
 }
 
-void module_unref(struct module *m)
-{
-    if (!m || --m->refs)
-        return;
-    pet_unload(m->dev, m->slot);
-    free(m->name);
-    free(m);
-}
+/* ---- versions ---- */
 
 void task_ref(struct task_version *v)
 {
@@ -75,29 +85,17 @@ void task_unref(struct task_version *v)
 {
     if (!v || --v->refs)
         return;
-    for (uint32_t i = 0; i < v->n_pets; i++)
+    for (uint32_t i = 0; i < v->n_pets; i++) {
         module_unref(v->module[i]);
+        free(v->module_name[i]);
+    }
     free(v->module);
+    free(v->module_name);
     free(v->pet);
     free(v->id);
-    tmpl_free(v->tmpl);
-    arena_free(v->memory);
+    free(v->problem);
+    task_settings_free(v->settings);
     free(v);
-}
-
-struct tasks *tasks_create(void)
-{
-    return calloc(1, sizeof(struct tasks));
-}
-
-void tasks_free(struct tasks *t)
-{
-    if (!t)
-        return;
-    for (size_t i = 0; i < t->n; i++)
-        task_unref(t->v[i]);
-    free(t->v);
-    free(t);
 }
 
 int task_check_id(const char *id, struct err *e)
@@ -113,43 +111,48 @@ int task_check_id(const char *id, struct err *e)
     return 0;
 }
 
-static void hash_version(const struct task_spec *s, struct hash *out)
+static void hash_version(struct task_version *v, const struct task_settings *s)
 {
     struct hash_state h;
     hash_init(&h);
-    for (uint32_t i = 0; i < s->n_modules; i++) {
-        hash_update(&h, &s->module[i]->info.hash, sizeof s->module[i]->info.hash);
-        hash_update(&h, &s->weight[i], sizeof s->weight[i]);
+    for (uint32_t i = 0; i < v->n_pets; i++) {
+        hash_update(&h, &v->module[i]->info.hash, sizeof v->module[i]->info.hash);
+        hash_update(&h, &v->pet[i].weight, sizeof v->pet[i].weight);
     }
-    const char *texts[] = {s->template_text, s->defaults_json};
+    const char *texts[] = {s ? s->template_text : NULL, s ? s->defaults_json : NULL};
     for (int i = 0; i < 2; i++) {
         hash_update(&h, texts[i] ? "+" : "-", 1);
         if (texts[i])
             hash_update(&h, texts[i], strlen(texts[i]) + 1);
     }
-    hash_final(&h, out);
+    hash_final(&h, &v->hash);
 }
 
-static int fill_settings(struct task_version *v, const struct task_spec *s, struct err *e)
+static int fill_refs(struct task_version *v, const struct task_spec *s)
 {
-    int rc = s->template_text ? tmpl_parse(s->template_text, strlen(s->template_text), &v->tmpl, e) : 0;
-    if (rc || !s->defaults_json)
-        return rc;
-    v->memory = arena_create((size_t)1 << 20);
-    if (!v->memory)
-        return err_set(e, -ENOMEM, "out of memory");
-    struct req_sampling *d;
-    rc = req_parse_defaults(s->defaults_json, strlen(s->defaults_json), &req_limits_default, v->memory, &d, e);
-    if (!rc)
-        v->defaults = d;
-    return rc;
+    v->module = calloc(s->n_refs + 1, sizeof *v->module);
+    v->module_name = calloc(s->n_refs + 1, sizeof *v->module_name);
+    v->pet = calloc(s->n_refs + 1, sizeof *v->pet);
+    if (!v->module || !v->module_name || !v->pet)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < s->n_refs; i++) {
+        v->module_name[i] = strdup(s->ref[i].name);
+        if (!v->module_name[i])
+            return -ENOMEM;
+        v->module[i] = s->ref[i].module;
+        v->pet[i].weight = s->ref[i].weight;
+        module_ref(v->module[i]);
+        v->n_pets++;
+    }
+    hash_version(v, s->settings);
+    return 0;
 }
 
-static int make_version(const struct task_spec *s, struct task_version **out, struct err *e)
+int task_make(const struct task_spec *s, struct task_version **out, struct err *e)
 {
     int rc = task_check_id(s->id, e);
-    for (uint32_t i = 0; !rc && i < s->n_modules; i++)
-        if (!isfinite(s->weight[i]))
+    for (uint32_t i = 0; !rc && i < s->n_refs; i++)
+        if (!isfinite(s->ref[i].weight))
             rc = err_param(e, -EINVAL, "modules", "a module's weight is not a finite number");
     if (rc)
         return rc;
@@ -160,70 +163,121 @@ static int make_version(const struct task_spec *s, struct task_version **out, st
     v->id = strdup(s->id);
     v->tenant = s->tenant;
     v->backbone = s->backbone;
-    v->created = (int64_t)time(NULL);
-    v->module = calloc(s->n_modules + 1, sizeof *v->module);
-    v->pet = calloc(s->n_modules + 1, sizeof *v->pet);
-    rc = v->id && v->module && v->pet ? fill_settings(v, s, e) : err_set(e, -ENOMEM, "out of memory");
-    if (rc) {
+    v->fixed = s->fixed || s->backbone;
+    v->created = s->created ? s->created : (int64_t)time(NULL);
+    v->updated = s->updated ? s->updated : (int64_t)time(NULL);
+    v->problem = s->problem ? strdup(s->problem) : NULL;
+    if (!v->id || fill_refs(v, s) || (s->problem && !v->problem)) {
         task_unref(v);
-        return rc;
+        return err_set(e, -ENOMEM, "out of memory");
     }
-    for (; v->n_pets < s->n_modules; v->n_pets++) {
-        struct module *m = s->module[v->n_pets];
-        module_ref(m);
-        v->module[v->n_pets] = m;
-        v->pet[v->n_pets] = (struct model_pet){pet_slot_kern(m->slot), s->weight[v->n_pets]};
-    }
-    hash_version(s, &v->hash);
+    v->settings = s->settings;
+    v->tmpl = v->settings ? v->settings->tmpl : NULL;
+    v->defaults = v->settings ? v->settings->defaults : NULL;
     *out = v;
     return 0;
 }
 
-static size_t find(const struct tasks *t, const char *id, size_t n)
+int task_rename_ref(struct task_version *v, uint32_t i, const char *name, struct err *e)
 {
-    for (size_t i = 0; i < t->n; i++)
-        if (strlen(t->v[i]->id) == n && !memcmp(t->v[i]->id, id, n))
-            return i;
-    return SIZE_MAX;
+    char *copy = strdup(name);
+    if (!copy)
+        return err_set(e, -ENOMEM, "out of memory");
+    free(v->module_name[i]);
+    v->module_name[i] = copy;
+    return 0;
 }
 
-int tasks_put(struct tasks *t, const struct task_spec *s, bool replace, struct err *e)
+/* Given by its content's hash: the name is the hash. */
+static bool by_hash(const struct task_version *v, uint32_t i)
 {
-    size_t at = find(t, s->id, strlen(s->id));
-    if (at != SIZE_MAX && (!replace || t->v[at]->backbone))
-        return err_param(e, -EEXIST, "id", "the task \"%s\" is there already", s->id);
-    if (at == SIZE_MAX && t->n == t->cap) {
-        size_t cap = t->cap ? 2 * t->cap : 16;
-        struct task_version **p = realloc(t->v, cap * sizeof *p);
-        if (!p)
-            return err_set(e, -ENOMEM, "out of memory");
-        t->v = p;
-        t->cap = cap;
+    char hex[HASH_HEX];
+    hash_hex(&v->module[i]->info.hash, hex);
+    return !strcmp(hex, v->module_name[i]);
+}
+
+const char *task_missing_module(const struct task_version *v, const struct modules *m)
+{
+    if (v->fixed)
+        return NULL;
+    for (uint32_t i = 0; i < v->n_pets; i++)
+        if (!module_named(m, v->module_name[i]) && !by_hash(v, i))
+            return v->module_name[i];
+    return NULL;
+}
+
+/* ---- the table ---- */
+
+struct tasks *tasks_create(void)
+{
+    return calloc(1, sizeof(struct tasks));
+}
+
+static void want_modules(struct task_version *v, int by)
+{
+    for (uint32_t i = 0; i < v->n_pets; i++)
+        module_want(v->module[i], by);
+}
+
+static void retire(struct task_version *v)
+{
+    want_modules(v, -1);
+    task_unref(v);
+}
+
+void tasks_free(struct tasks *t)
+{
+    if (!t)
+        return;
+    for (size_t i = 0; i < t->table.n; i++)
+        retire(table_at(&t->table, i));
+    table_free(&t->table);
+    free(t);
+}
+
+int tasks_reserve(struct tasks *t)
+{
+    return table_reserve(&t->table);
+}
+
+void tasks_set(struct tasks *t, struct task_version *v)
+{
+    struct task_version *old = tasks_find(t, v->id);
+    v->number = old ? old->number : ++t->next_number;
+    want_modules(v, 1);
+    if (table_put(&t->table, v->id, strlen(v->id), v)) { /* cannot be: room was made before */
+        retire(v);
+        return;
     }
+    if (old)
+        retire(old);
+}
+
+int tasks_add(struct tasks *t, const struct task_spec *s, struct err *e)
+{
     struct task_version *v = NULL;
-    int rc = make_version(s, &v, e);
-    if (rc)
-        return rc;
-    if (at == SIZE_MAX) {
-        v->number = ++t->next_number;
-        t->v[t->n++] = v;
-        return 0;
-    }
-    v->number = t->v[at]->number;
-    task_unref(t->v[at]);
-    t->v[at] = v;
-    return 0;
+    if (tasks_find(t, s->id))
+        return err_param(e, -EEXIST, "id", "the task \"%s\" is there already", s->id);
+    if (tasks_reserve(t))
+        return err_set(e, -ENOMEM, "out of memory");
+    int rc = task_make(s, &v, e);
+    if (!rc)
+        tasks_set(t, v);
+    return rc;
 }
 
 int tasks_remove(struct tasks *t, const char *id)
 {
-    size_t at = find(t, id, strlen(id));
-    if (at == SIZE_MAX || t->v[at]->backbone)
+    struct task_version *v = table_remove(&t->table, id, strlen(id));
+    if (!v)
         return -ENOENT;
-    task_unref(t->v[at]);
-    memmove(t->v + at, t->v + at + 1, (t->n - at - 1) * sizeof *t->v);
-    t->n--;
+    retire(v);
     return 0;
+}
+
+struct task_version *tasks_find(const struct tasks *t, const char *id)
+{
+    return table_get(&t->table, id, strlen(id));
 }
 
 bool task_visible(const struct task_version *v, uint32_t tenant)
@@ -233,14 +287,25 @@ bool task_visible(const struct task_version *v, uint32_t tenant)
 
 struct task_version *tasks_get(const struct tasks *t, uint32_t tenant, const char *id, size_t n_id)
 {
-    size_t at = find(t, id, n_id);
-    if (at == SIZE_MAX || !task_visible(t->v[at], tenant))
+    struct task_version *v = table_get(&t->table, id, n_id);
+    if (!v || !task_visible(v, tenant))
         return NULL;
-    task_ref(t->v[at]);
-    return t->v[at];
+    task_ref(v);
+    return v;
 }
 
 const struct task_version *tasks_at(const struct tasks *t, size_t i)
 {
-    return i < t->n ? t->v[i] : NULL;
+    return table_at(&t->table, i);
+}
+
+const struct task_version *tasks_using(const struct tasks *t, const char *name, const struct module *m)
+{
+    for (size_t i = 0; i < t->table.n; i++) {
+        const struct task_version *v = table_at(&t->table, i);
+        for (uint32_t k = 0; !v->fixed && k < v->n_pets; k++)
+            if (!strcmp(v->module_name[k], name) || (m && v->module[k] == m && by_hash(v, k)))
+                return v;
+    }
+    return NULL;
 }

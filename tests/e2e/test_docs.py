@@ -192,6 +192,42 @@ def curl_lines_work():
 
 
 @case
+def admin_curl_lines_work():
+    if not shutil.which("curl"):
+        raise Skip("no curl")
+    import tempfile
+    with tempfile.TemporaryDirectory() as d:
+        key = Path(d, "key")
+        key.write_text("admin-secret\n")
+        key.chmod(0o600)
+        for t in ("extract", "triage"):
+            source = [p for p in (PETS / f"{t}.pet", PETS / t) if p.exists()]
+            if not Path(MODEL).is_dir() or not source:
+                raise Skip("the demo is not there (deploy/quickstart --no-serve makes it)")
+            if source[0].is_dir():
+                shutil.copytree(source[0], f"{d}/root/{t}")
+            else:
+                run(CPET, "pet", "convert", str(source[0]), f"{d}/root/{t}")
+        lines = [c for b in blocks("docs/admin.md", "sh") for c in b.split("\n") if c]
+        with Server("--data", f"{d}/data", "--module-root", f"{d}/root", "--admin-key", str(key)) as s:
+            script, want = f"cd {d}\n{lines[0]}\nA={s.admin} U={s.url} ROOT={d}/root\ncpet() {{ {CPET} \"$@\"; }}\n", []
+            for line in lines[1:]:
+                if line.startswith("curl "):
+                    want.append((re.search(r"# (\d+)$", line)[1], line))
+                    line = "echo $(" + line.replace("curl ", "curl -sS -m 120 -o /dev/null -w '%{http_code}' ", 1).rsplit("#", 1)[0] + ")"
+                elif line.startswith("V="):  # jq is not everywhere
+                    line = re.sub(r"jq -r .*\)$", "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"data\"][0][\"versions\"][1])')", line)
+                else:
+                    line += " >/dev/null"
+                script += line + "\n"
+            out = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+            have = out.stdout.split()
+            assert len(want) > 20 and len(have) == len(want), f"{out.stdout}{out.stderr}"
+            for got, (code, line) in zip(have, want):
+                assert got == code, f"{line}: {got} {out.stderr}"
+
+
+@case
 def python_example_works():
     try:
         import openai  # noqa: F401

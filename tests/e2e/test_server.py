@@ -45,8 +45,9 @@ def concurrently(jobs):
 
 def test_ready_lines():
     with Server() as s:
-        lines = [x.split(" http://")[0] for x in s.lines]
-        assert lines == ["cpetd: listening on", "cpetd: admin listening on", "cpetd: ready"], lines
+        lines = [x.split(" http://")[0].split(":")[0:2] for x in s.lines]
+        assert [x[1] for x in lines] == [" listening on", " admin listening on", " warning", " ready"], s.lines
+        assert "no --data" in s.lines[2]
         assert s.stop() == 0
 
 
