@@ -8,22 +8,27 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "server/store.h"
+#include "tests/unit/server/power_loss.h"
 
 static int left, kinds_armed, error_armed, fired;
 static bool armed, forever_armed;
 static struct buf *trace;
+static void (*before)(void);
 
 /* Does this call fail? errno is set then. */
 static bool hit(int kind, char letter)
 {
     if (trace)
         buf_append(trace, &letter, 1);
+    if (before)
+        before();
     if (!armed || !(kinds_armed & kind))
         return false;
     if (left > 1) {
@@ -57,6 +62,34 @@ void bad_disk_trace(struct buf *to)
     trace = to;
 }
 
+void bad_disk_before(void (*f)(void))
+{
+    before = f;
+}
+
+/* ---- for the model of a loss of power: which file is it? NULL: none that it knows. ---- */
+
+static const char *name_at(int dir, const char *name)
+{
+    static char path[2][4400];
+    static int at;
+    char link[64];
+    if (!power_on())
+        return NULL;
+    at = !at;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
+    ssize_t n = readlink(link, path[at], 4096);
+    if (n < 0)
+        return NULL;
+    snprintf(path[at] + n, sizeof path[at] - (size_t)n, "%s%s", *name ? "/" : "", name);
+    return power_name(path[at]);
+}
+
+static const char *name_of_fd(int fd)
+{
+    return name_at(fd, "");
+}
+
 /* ---- store.c's calls ---- */
 
 static struct store_calls real;
@@ -65,13 +98,23 @@ static int bad_openat(int dir, const char *name, int flags, mode_t mode)
 {
     if (flags & O_CREAT && hit(BAD_OTHER, 'o'))
         return -1;
-    return real.openat(dir, name, flags, mode);
+    const char *who = flags & O_CREAT ? name_at(dir, name) : NULL;
+    int fd = real.openat(dir, name, flags, mode);
+    if (fd >= 0 && who)
+        power_create(who);
+    return fd;
 }
 
 static ssize_t bad_write(int fd, const void *p, size_t n)
 {
-    if (!hit(BAD_OTHER, 'w'))
-        return real.write(fd, p, n);
+    if (!hit(BAD_OTHER, 'w')) {
+        const char *who = name_of_fd(fd);
+        off_t at = lseek(fd, 0, SEEK_CUR);
+        ssize_t k = real.write(fd, p, n);
+        if (who && k > 0)
+            power_write(who, p, (size_t)k, (size_t)at);
+        return k;
+    }
     int e = errno;
     if (real.write(fd, p, n / 2) < 0)
         abort();
@@ -83,17 +126,36 @@ static int bad_fsync(int fd)
 {
     struct stat st;
     bool is_dir = !fstat(fd, &st) && S_ISDIR(st.st_mode);
-    return hit(BAD_SYNC, is_dir ? 'd' : 's') ? -1 : real.fsync(fd);
+    if (hit(BAD_SYNC, is_dir ? 'd' : 's'))
+        return -1;
+    const char *who = name_of_fd(fd);
+    if (who && is_dir)
+        power_sync_dir(who);
+    else if (who)
+        power_sync(who);
+    return real.fsync(fd);
 }
 
 static int bad_renameat(int from_dir, const char *from, int to_dir, const char *to)
 {
-    return hit(BAD_OTHER, 'r') ? -1 : real.renameat(from_dir, from, to_dir, to);
+    if (hit(BAD_OTHER, 'r'))
+        return -1;
+    const char *who = name_at(from_dir, from), *whom = name_at(to_dir, to);
+    int r = real.renameat(from_dir, from, to_dir, to);
+    if (!r && who && whom)
+        power_rename(who, whom);
+    return r;
 }
 
 static int bad_unlinkat(int dir, const char *name, int flags)
 {
-    return hit(BAD_OTHER, 'u') ? -1 : real.unlinkat(dir, name, flags);
+    if (hit(BAD_OTHER, 'u'))
+        return -1;
+    const char *who = name_at(dir, name);
+    int r = real.unlinkat(dir, name, flags);
+    if (!r && who)
+        power_unlink(who);
+    return r;
 }
 
 /* ---- SQLite's ---- */
@@ -101,6 +163,7 @@ static int bad_unlinkat(int dir, const char *name, int flags)
 struct bad_file {
     sqlite3_file base;
     bool journal;
+    const char *path;   /* SQLite keeps it as long as the file */
     sqlite3_file *real; /* behind this struct */
 };
 
@@ -116,6 +179,12 @@ static bool hit_file(sqlite3_file *f, int kind, const char *letters)
     return hit(kind, letters[((struct bad_file *)f)->journal]);
 }
 
+static const char *name_of_file(sqlite3_file *f)
+{
+    const char *path = ((struct bad_file *)f)->path;
+    return power_on() && path ? power_name(path) : NULL;
+}
+
 static int bad_close(sqlite3_file *f)
 {
     return below(f)->pMethods->xClose(below(f));
@@ -128,20 +197,36 @@ static int bad_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at)
 
 static int bad_file_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
 {
-    if (!hit_file(f, BAD_OTHER, "WJ"))
+    if (!hit_file(f, BAD_OTHER, "WJ")) {
+        const char *who = name_of_file(f);
+        if (who)
+            power_write(who, p, (size_t)n, (size_t)at);
         return below(f)->pMethods->xWrite(below(f), p, n, at);
+    }
     below(f)->pMethods->xWrite(below(f), p, n / 2, at);
     return error_armed == ENOSPC ? SQLITE_FULL : SQLITE_IOERR_WRITE;
 }
 
 static int bad_truncate(sqlite3_file *f, sqlite3_int64 n)
 {
-    return hit_file(f, BAD_OTHER, "TL") ? SQLITE_IOERR_TRUNCATE : below(f)->pMethods->xTruncate(below(f), n);
+    if (hit_file(f, BAD_OTHER, "TL"))
+        return SQLITE_IOERR_TRUNCATE;
+    const char *who = name_of_file(f);
+    if (who)
+        power_truncate(who, (size_t)n);
+    return below(f)->pMethods->xTruncate(below(f), n);
 }
 
 static int bad_sync(sqlite3_file *f, int flags)
 {
-    return hit_file(f, BAD_SYNC, "SK") ? SQLITE_IOERR_FSYNC : below(f)->pMethods->xSync(below(f), flags);
+    if (hit_file(f, BAD_SYNC, "SK"))
+        return SQLITE_IOERR_FSYNC;
+    const char *who = name_of_file(f);
+    if (who) {
+        power_sync(who);
+        power_sync_dir(""); /* SQLite does so with the first sync of a journal that it made */
+    }
+    return below(f)->pMethods->xSync(below(f), flags);
 }
 
 static int bad_size(sqlite3_file *f, sqlite3_int64 *n)
@@ -204,7 +289,10 @@ static int bad_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags
     b->real = (sqlite3_file *)(b + 1);
     if (b->journal && hit(BAD_OTHER, 'J'))
         return SQLITE_CANTOPEN;
+    b->path = name;
     int rc = under->xOpen(under, name, b->real, flags, out_flags);
+    if (!rc && name_of_file(f))
+        power_create(name_of_file(f));
     if (b->real->pMethods)
         b->base.pMethods = &methods;
     return rc;
@@ -213,7 +301,11 @@ static int bad_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags
 static int bad_delete(sqlite3_vfs *v, const char *name, int sync_dir)
 {
     (void)v;
-    return hit(BAD_OTHER, 'L') ? SQLITE_IOERR_DELETE : under->xDelete(under, name, sync_dir);
+    if (hit(BAD_OTHER, 'L'))
+        return SQLITE_IOERR_DELETE;
+    if (power_on() && power_name(name))
+        power_unlink(power_name(name));
+    return under->xDelete(under, name, sync_dir);
 }
 
 void bad_disk_install(void)

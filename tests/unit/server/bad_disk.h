@@ -22,5 +22,8 @@ int bad_disk_disarm(void);
 /* From now on each counted call leaves a letter, NULL ends it. Of a module's file: o (made) w s (fsync) r (renamed)
  * u (removed); of a directory: d (fsync); of the database: W S T, of its journal: J K L (write, fsync, truncate). */
 void bad_disk_trace(struct buf *to);
+/* Is called before each counted call; NULL ends it. The changes that calls make are told to power_loss.h where it is
+ * on. */
+void bad_disk_before(void (*f)(void));
 
 #endif

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/file.h"
+
 #define MUST(x)                                                                                                        \
     do {                                                                                                               \
         if (!(x)) {                                                                                                    \
@@ -78,6 +80,24 @@ static void dump_rows(struct registry *r, struct buf *out)
     arena_free(a);
 }
 
+/* A file of modules/ whose name is not the hash of its bytes, though it should be. */
+static bool broken(const char *dir, const char *name)
+{
+    char path[4400], hex[HASH_HEX];
+    struct hash h;
+    char *text;
+    size_t n;
+    if (strlen(name) != HASH_HEX + 3)
+        return false;
+    snprintf(path, sizeof path, "%s/modules/%s", dir, name);
+    if (file_read(path, 1 << 26, &text, &n, NULL))
+        return true;
+    hash_of(text, n, &h);
+    free(text);
+    hash_hex(&h, hex);
+    return strncmp(hex, name, HASH_HEX - 1) != 0;
+}
+
 void dump_files(struct buf *out, const char *dir)
 {
     struct err e = {0};
@@ -88,7 +108,7 @@ void dump_files(struct buf *out, const char *dir)
     MUST(n >= 0);
     for (int i = 0; i < n; i++) {
         if (ent[i]->d_name[0] != '.')
-            buf_printf(out, "file %s\n", ent[i]->d_name);
+            buf_printf(out, "file %s%s\n", ent[i]->d_name, broken(dir, ent[i]->d_name) ? " broken" : "");
         free(ent[i]);
     }
     free(ent);

@@ -8,7 +8,7 @@
 /* Lines, in this order:
  *     module NAME TENANT HASH KIND BASE BYTES RANK SITES VERIFIED PINNED CREATED
  *     task ID TENANT CREATED UPDATED, and newest first  version HASH DEFAULTS TEMPLATE, each with  ref NAME HASH WEIGHT
- *     file NAME, those of DIR/modules in order
+ *     file NAME, those of DIR/modules in order; "broken" after it where a HASH.pet does not hold the bytes of that hash
  * Tasks by ID; hashes by their first 16 digits; NULL as "-". Aborts when something cannot be read. */
 void registry_dump(struct registry *r, const char *dir, struct buf *out);
 void dump_module(struct buf *out, const struct registry_module *m);

@@ -19,6 +19,7 @@
 
 #include "common/file.h"
 #include "tests/unit/server/bad_disk.h"
+#include "tests/unit/server/power_loss.h"
 #include "tests/unit/server/registry_dump.h"
 
 static char dir[64], model_dir[64];
@@ -347,6 +348,77 @@ static void test_failed_upload(void **st)
     end();
 }
 
+/* ---- the power goes ---- */
+
+enum { IMAGES = 3 }; /* of each moment */
+
+static char images_dir[64];
+static int n_images;
+static uint64_t image_rng = 1;
+
+static const char *image_path(int i)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%d", images_dir, i);
+    return path;
+}
+
+static void take_images(void)
+{
+    for (int i = 0; i < IMAGES; i++)
+        power_image(image_path(n_images++), &image_rng);
+}
+
+/* Opens an image, as the next start would. */
+static void open_image(int i, struct buf *out)
+{
+    struct registry *r;
+    buf_free(out);
+    must(registry_open(image_path(i), &r, &e));
+    registry_dump(r, image_path(i), out);
+    registry_close(r);
+}
+
+/* Whenever the power goes during a write, the next start finds it done or not begun; once it was answered, done. */
+static void lose_power(const struct write *w)
+{
+    struct buf before = {0}, done = {0}, got = {0};
+    dump_done(w, &done);
+    begin();
+    must(registry_collect(reg, &e)); /* as the next start does */
+    dump(&before);
+    end();
+    make_dir(images_dir);
+    n_images = 0;
+    begin();
+    power_begin(dir);
+    bad_disk_before(take_images);
+    must(w->f());
+    bad_disk_before(NULL);
+    int answered = n_images;
+    take_images();
+    power_end();
+    for (int i = 0; i < n_images; i++) {
+        open_image(i, &got);
+        if (!same(&got, &done) && (i >= answered || !same(&got, &before)))
+            fail_msg("%s, image %d of %d: neither\n%s\nnor\n%s\nbut\n%s", w->name, i, answered, before.data, done.data,
+                     got.data);
+    }
+    print_message("%s: %d images\n", w->name, n_images);
+    end();
+    remove_tree(images_dir);
+    buf_free(&before);
+    buf_free(&done);
+    buf_free(&got);
+}
+
+static void test_power_goes(void **st)
+{
+    (void)st;
+    for (size_t i = 0; i < sizeof writes / sizeof *writes; i++)
+        lose_power(&writes[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -357,6 +429,7 @@ int main(void)
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_disk_stays_full),
         cmocka_unit_test(test_disk_dies),
+        cmocka_unit_test(test_power_goes),
     };
     bad_disk_install();
     return cmocka_run_group_tests(tests, make_model, remove_model);
