@@ -3,6 +3,7 @@
 Rounds of 32 requests over 16 random modules of ranks 4 to 64 and the base, arriving at random; greedy and seeded
 sampled ones. Each text must equal, token for token, the same request sent alone. ROUNDS (20; 200 in the long run)
 comes from the environment, FIRST_ROUND too: a round depends on its own number alone. One case also reads the step trace: that the batch is really shared.
+The same with prompts that begin alike, so that the prefix cache is hit all the time; alone is then a server without it.
 """
 import json
 import os
@@ -45,6 +46,13 @@ def request(rng, base):
     return body
 
 
+def alike(body, rng, beginnings):
+    """The body with a prompt that shares what some other requests begin with."""
+    first = rng.choice(beginnings)
+    return body | {"prompt": first[:rng.choice([20, 64, 100, 128, 200])] + body["prompt"][:rng.choice([1, 15, 40])],
+                   "model": rng.choice([body["model"], "m3", "m4"])}
+
+
 def answer(s, body, wait=0.0):
     time.sleep(wait)
     c = s.complete(**body)["choices"][0]
@@ -52,7 +60,8 @@ def answer(s, body, wait=0.0):
 
 
 def rounds(n, *args, env=None):
-    with Server(*modules(), *args, env=env) as s:
+    """The prompts are sent three times: without the prefix cache, so that all of each is computed in each batch."""
+    with Server(*modules(), "--no-prefix-cache", *args, env=env) as s:
         base = Path(MODEL).name
         for r in range(FIRST, FIRST + n):
             rng = random.Random(f"round {r}")
@@ -71,6 +80,28 @@ def rounds(n, *args, env=None):
 @case
 def mixed_rounds_equal_alone():
     rounds(ROUNDS)
+
+
+@case
+def prompts_that_begin_alike():
+    """With the prefix cache: arriving at random, twice, against a server without it asked one by one."""
+    for args, env in ([], {}), (["--kv", "int8", "--threads", "1"], {"CPETD_CPU_LEVEL": "vnni"}):
+        with Server(*modules(), "--no-prefix-cache", *args, env=env) as off, Server(*modules(), *args, env=env) as on:
+            hits = 0
+            for r in range(FIRST, FIRST + max(1, ROUNDS // 20)):
+                rng = random.Random(f"alike {r}")
+                beginnings = [[rng.randint(1000, 40000) for _ in range(200)] for _ in range(3)]
+                bodies = [alike(request(rng, Path(MODEL).name), rng, beginnings) for _ in range(24)]
+                alone = [answer(off, b) for b in bodies]
+                for _ in range(2):
+                    waits = [rng.random() * 0.3 for _ in bodies]
+                    mixed = together([lambda b=b, w=w: answer(on, b, w) for b, w in zip(bodies, waits)])
+                    for i, a in enumerate(alone):
+                        assert mixed[i] == a, f"round {r}, request {i} ({bodies[i]['model']}): {mixed[i]} is not {a}"
+                again = [on.complete(**b | {"max_tokens": 1})["usage"]["prompt_tokens_details"]["cached_tokens"] for b in bodies]
+                hits += sum(again)
+                assert sum(again) > 0.5 * sum(len(b["prompt"]) for b in bodies), again
+            print(f"  {' '.join(args)} {hits} tokens from the cache in the last pass")
 
 
 @case
