@@ -135,8 +135,8 @@ static int put(const struct admin_args *a)
 
 static int get(const struct admin_args *a)
 {
-    static const char *const columns[] = {"name",  "hash",     "kind",  "rank",   "sites", "bytes",
-                                          "state", "resident", "users", "tenant", NULL};
+    static const char *const columns[] = {"name",  "hash",      "kind",  "rank",   "sites", "bytes",
+                                          "state", "residency", "users", "tenant", NULL};
     struct err e = {0};
     struct buf url = {0};
     json_t *answer = NULL;

@@ -146,7 +146,7 @@ static int rollback(const struct admin_args *a)
 
 static int get(const struct admin_args *a)
 {
-    static const char *const columns[] = {"id", "version", "modules", "tenant", NULL};
+    static const char *const columns[] = {"id", "version", "modules", "state", "tenant", NULL};
     struct err e = {0};
     struct buf url = {0};
     json_t *answer = NULL;

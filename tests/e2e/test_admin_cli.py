@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""cpet module and cpet task against a small server of its own: what they send, what they print, how they end.
+"""cpet module and cpet task: what they send, what they print, how they end; against a small server, and against cpetd.
 
-The stub keeps what it was sent and answers as the admin listener does (docs/api.md). Needs build/cpet (or CPET) and the
-modules of tests/golden/pet; no model. Standard library only.
+The stub keeps what it was sent and answers as the admin listener does (docs/admin.md). Needs build/cpet (or CPET) and the
+modules of tests/golden/pet; the last case cpetd and the demo backbone. Standard library only.
 """
 import json
 import os
@@ -19,7 +19,7 @@ from harness import CPET, ROOT, case
 GOLDEN = ROOT / "tests/golden/pet/head"
 HASH = "ab" * 32
 MODULE = {"name": "a", "hash": HASH, "kind": "lora", "bytes": 1234567, "rank": 8, "sites": 14, "state": "ready",
-          "resident": True, "users": 2, "tenant": None}
+          "residency": "stored", "users": 2, "tenant": None}
 TASK = {"id": "t", "version": HASH, "backbone": False, "modules": [{"name": "a", "hash": HASH, "weight": 1.0}, {"name": "b", "hash": HASH, "weight": 0.5}],
         "tenant": "anna"}
 
@@ -263,6 +263,48 @@ def used_wrongly():
         assert "/nowhere" in cpet("task", *args, status=1)[1]
     _, err = cpet("module", "put", "a", "/nowhere", *url, status=1)
     assert "/nowhere" in err, err
+
+
+@case
+def a_servers_life():
+    demo = ROOT / "deploy/demo"
+    if not Path(harness.MODEL).is_dir():
+        raise harness.Skip("the demo is not there (deploy/quickstart --no-serve makes it)")
+    with tempfile.TemporaryDirectory() as tmp:
+        key, wrong = key_file("an-admin-key"), key_file("another-key")
+        start = ("--name", "base", "--data", f"{tmp}/data", "--admin-key", key, "--module-root", demo, "--threads", 1)
+        with harness.Server(*start) as s:
+            env = {"CPET_ADMIN": s.admin, "CPET_ADMIN_KEY_FILE": key}
+            do = lambda *args, **more: cpet(*args, env=env, **more)[0]
+            assert "it would be taken" in do("module", "put", "extract", demo / "extract", "--dry-run")
+            assert do("module", "list").count("\n") == 1
+            assert "already" not in do("module", "put", "extract", demo / "extract")
+            assert "already" in do("module", "put", "extract", "--path", "extract")
+            do("module", "put", "triage", "--path", "triage", "--pinned")
+            assert do("task", "put", "t", "--module", "extract", "--defaults", '{"temperature": 0, "max_tokens": 4}').startswith("t: made")
+            assert s.complete(model="t", prompt="Hello")["usage"]["completion_tokens"] == 4
+            assert do("task", "put", "t", "--module", "triage=0.5", "--module", "extract").startswith("t: changed")
+            new, old = json.loads(do("task", "show", "t", "--json"))["data"][0]["versions"]
+            assert old in do("task", "rollback", "t", old)
+            _, err = cpet("task", "rollback", "t", "00" * 32, env=env, status=1)
+            assert err.startswith("cpet task rollback: "), err
+            for args, text in ((("module", "delete", "extract"), "uses"), (("module", "put", "x", ROOT / "README.md"), "x"), (("task", "put", "u", "--module", "none"), "modules"),
+                               (("module", "put", "x", GOLDEN), "lm_head"), (("task", "list", "--key-file", wrong), "key"), (("module", "show", "none"), "none")):
+                out, err = cpet(*args, env=env, status=1)
+                assert text in err and not out, err
+            _, modules, tasks = do("module", "list"), json.loads(do("module", "list", "--json")), do("task", "list")
+            s.p.kill()
+            s.p.wait()
+        with harness.Server(*start) as s:  # after kill -9 all is there
+            env["CPET_ADMIN"] = s.admin
+            names = lambda a: {(m["name"], m["hash"]) for m in a["data"]}
+            assert names(json.loads(do("module", "list", "--json"))) == names(modules) and do("task", "list") == tasks, tasks
+            assert s.complete(model="t", prompt="Hello")["usage"]["completion_tokens"] == 4
+            assert do("module", "delete", "extract", "--drain") == "extract: deleted\n"
+            assert do("task", "delete", "t") == "t: deleted\n" and do("module", "delete", "triage") == "triage: deleted\n"
+            assert do("module", "list").count("\n") == 1
+        os.unlink(key)
+        os.unlink(wrong)
 
 
 if __name__ == "__main__":
