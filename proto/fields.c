@@ -2,7 +2,7 @@
  *
  * Any thread. A reader gets a value that is not null, checks type and range, and writes to the request or its sampling
  * part; strings and lists are copied to the arena. The sentence of each refusal names the field and what is allowed.
- * Integers must be written as integers: 16.0 is refused, so that a client learns of its mistake.
+ * Where an integer is wanted, 16.0 is one, as JSON Schema has it; 16.5 is refused.
  */
 #include "proto/parse.h"
 
@@ -19,12 +19,26 @@ int read_bool(struct parse *p, const char *param, const json_t *v, bool *out)
     return 0;
 }
 
+/* JSON has one kind of number: 16.0 is an integer, and some clients write it so. */
+static bool whole(const json_t *v, int64_t *out)
+{
+    double d = json_is_real(v) ? json_real_value(v) : NAN;
+    if (json_is_integer(v))
+        *out = json_integer_value(v);
+    else if (d >= -0x1p63 && d < 0x1p63 && d == trunc(d))
+        *out = (int64_t)d;
+    else
+        return false;
+    return true;
+}
+
 int read_int(struct parse *p, const char *param, const json_t *v, int64_t lo, int64_t hi, int64_t *out)
 {
-    if (!json_is_integer(v) || json_integer_value(v) < lo || json_integer_value(v) > hi)
-        return err_param(p->e, -EINVAL, param, "%s must be an integer from %lld to %lld%s", param, (long long)lo,
-                         (long long)hi, json_is_real(v) ? ", written without a fraction" : "");
-    *out = json_integer_value(v);
+    int64_t n;
+    if (!whole(v, &n) || n < lo || n > hi)
+        return err_param(p->e, -EINVAL, param, "%s must be an integer from %lld to %lld", param, (long long)lo,
+                         (long long)hi);
+    *out = n;
     return 0;
 }
 
@@ -323,11 +337,11 @@ int read_ids(struct parse *p, const char *param, const json_t *v, struct req_pro
     if (!ids)
         return too_large(p);
     for (size_t i = 0; i < n; i++) {
-        const json_t *one = json_array_get(v, i);
-        if (!json_is_integer(one) || json_integer_value(one) < 0 || json_integer_value(one) > last_id(p))
+        int64_t id;
+        if (!whole(json_array_get(v, i), &id) || id < 0 || id > last_id(p))
             return err_param(p->e, -EINVAL, param, "%s: token %zu must be an integer from 0 to %lld", param, i,
                              (long long)last_id(p));
-        ids[i] = (int32_t)json_integer_value(one);
+        ids[i] = (int32_t)id;
     }
     *out = (struct req_prompt){.ids = ids, .n_ids = n};
     return 0;
@@ -350,7 +364,7 @@ static int read_prompt_one(struct parse *p, const char *param, const json_t *v, 
 int read_prompt(struct parse *p, const char *param, const json_t *v)
 {
     const json_t *first = json_array_get(v, 0);
-    bool list = first && !json_is_integer(first);
+    bool list = first && !json_is_number(first);
     size_t n = list ? json_array_size(v) : 1;
     if (n > p->lim->max_prompts)
         return err_param(p->e, -EINVAL, param, "%s must hold at most %zu prompts, not %zu", param, p->lim->max_prompts,

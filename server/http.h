@@ -78,8 +78,8 @@ uint64_t http_answers(const struct http_server *s, unsigned status);
 /* Connections whose answer is not with the client, or in the kernel's buffers, yet: on_close may be over for it. */
 unsigned http_answering(const struct http_server *s);
 
-const char *http_method(const struct http_req *r);                   /* GET HEAD POST PUT DELETE OPTIONS PATCH TRACE */
-const char *http_path(const struct http_req *r);                     /* percent-decoded, no query; never holds a NUL */
+const char *http_method(const struct http_req *r); /* GET HEAD POST PUT DELETE OPTIONS PATCH TRACE QUERY */
+const char *http_path(const struct http_req *r);   /* percent-decoded, no query; never holds a NUL */
 const char *http_query(const struct http_req *r, const char *key);   /* decoded; "" without a value; NULL: absent */
 const char *http_header(const struct http_req *r, const char *name); /* any case; NULL: absent */
 const char *http_body(const struct http_req *r, size_t *n);          /* terminated; valid until on_close */

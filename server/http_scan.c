@@ -81,7 +81,7 @@ static int check_target(const char *p, size_t n, struct err *e)
 /* METHOD SP target SP HTTP/1.x, without the line end. */
 static int check_request_line(const char *p, size_t n, struct http_head *out, struct err *e)
 {
-    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"};
+    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"};
     const char *sp = memchr(p, ' ', n), *sp2 = sp ? memrchr(p, ' ', n) : NULL;
     if (!sp || sp == sp2 || sp == p)
         return refuse(e, 400, "the request line must be a method, a target and a version, one space apart");

@@ -276,7 +276,7 @@ def test_methods():
     s = server()
     for path, item in document()["paths"].items():
         path = path.replace("{id}", "base")
-        for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "QUERY"):
             status, h, data = s.request(method, path, "{}" if method != "GET" else None)
             if method.lower() in item:
                 assert status == (200 if method == "GET" else 400), (method, path, status)

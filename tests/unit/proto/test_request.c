@@ -110,6 +110,8 @@ static void test_fields(void **state)
     assert_true(r->return_token_ids && r->tokens_as_ids);
     assert_int_equal(completion("\"best_of\":3,\"n\":3,\"stream\":true")->best_of, 3);
     assert_null(completion("")->max_tokens_field);
+    assert_int_equal(completion("\"max_tokens\":1.6e1")->sampling.max_tokens, 16);
+    assert_true(completion("\"seed\":-9223372036854775808.0")->sampling.seed == (uint64_t)INT64_MIN);
     assert_int_equal(completion("\"stop\":\"x\"")->sampling.n_stop, 1);
     assert_int_equal(completion("\"stop\":[]")->sampling.n_stop, 0);
     assert_int_equal(completion("\"echo\":true,\"max_tokens\":0")->sampling.max_tokens, 0);
@@ -121,7 +123,7 @@ static void test_fields(void **state)
 static void test_prompts(void **state)
 {
     (void)state;
-    struct req *r = good(false, "{\"model\":\"m\",\"prompt\":[1,2,3]}");
+    struct req *r = good(false, "{\"model\":\"m\",\"prompt\":[1.0,2,3.0]}");
     assert_int_equal(r->n_prompts, 1);
     assert_int_equal(r->prompts[0].n_ids, 3);
     assert_int_equal(r->prompts[0].ids[2], 3);
@@ -135,7 +137,7 @@ static void test_prompts(void **state)
     r = good(false, "{\"model\":\"m\",\"prompt\":\"a\\u0000\\ud83d\\ude00\"}");
     assert_memory_equal(r->prompts[0].text.ptr, "a\0\xF0\x9F\x98\x80", 7);
     static const char *const wrong[] = {"5",         "{}",          "[]",         "[[]]", "[[1],[]]",     "[1,\"a\"]",
-                                        "[\"a\",1]", "[[1],\"a\"]", "[1.0]",      "[-1]", "[2147483648]", "[true]",
+                                        "[\"a\",1]", "[[1],\"a\"]", "[1.5]",      "[-1]", "[2147483648]", "[true]",
                                         "[[[1]]]",   "[null]",      "[[1,null]]", "false"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         char body[100];
@@ -157,7 +159,9 @@ static const struct {
 } bad_fields[] = {
     {"\"max_tokens\":0", "max_tokens", "at least 1"},
     {"\"max_tokens\":-1", "max_tokens", "integer from 0"},
-    {"\"max_tokens\":1.0", "max_tokens", "without a fraction"},
+    {"\"max_tokens\":1.5", "max_tokens", "from 0 to"},
+    {"\"seed\":1e19", "seed", "must be an integer"},
+    {"\"seed\":9223372036854775808.0", "seed", "must be an integer"},
     {"\"max_tokens\":\"5\"", "max_tokens", "integer"},
     {"\"max_tokens\":1048577", "max_tokens", "to 1048576"},
     {"\"max_tokens\":true", "max_tokens", "integer"},

@@ -466,7 +466,7 @@ static void test_pipelining(void **state)
 static void test_framing_agrees(void **state)
 {
     (void)state;
-    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"};
+    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"};
     static const char evil[] = "GET /evil HTTP/1.1\r\n" HOST "\r\n";
     char text[16384] = "", chunked[512];
     unsigned n = 0;
