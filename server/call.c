@@ -252,6 +252,7 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
                            .min_tokens = s->min_tokens,
                            .ignore_eos = s->ignore_eos,
                            .score_prompt = most >= 0 || c->kind == REQ_SCORE,
+                           .score_from = (uint32_t)p->n_context,
                            .n_prompt_top = most > 0 ? most : 0,
                            .rank_prompt = q->prompt_logprobs >= 0,
                            .n_top = q->logprobs < 0 && q->best_of > q->n ? 0 : q->logprobs,

@@ -187,7 +187,7 @@ static void write_scores(struct call *c)
     }
     for (size_t i = 0; i < c->n_prompts; i++) {
         const struct choice *ch = &c->choice[i];
-        for (size_t k = c->prompt[i].n_context; k < ch->n_tokens; k++, s[i].n_tokens++)
+        for (size_t k = 0; k < ch->n_tokens; k++, s[i].n_tokens++)
             s[i].sum += (double)ch->token[k].logprob;
     }
     resp_scores(&c->out, &c->head, s, c->n_prompts, c->n_prompt_tokens);

@@ -62,6 +62,7 @@ struct gen *gen_create(const struct gen_spec *s)
         return NULL;
     memset(g, 0, size);
     g->spec = *s;
+    g->scored = s->score_from;
     g->cap = ring_capacity(s);
     int most = s->score_prompt && s->n_prompt_top > s->n_top ? s->n_prompt_top : s->n_top;
     g->n_top = most > 0 ? (uint32_t)most : 0;

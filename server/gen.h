@@ -30,6 +30,7 @@ struct gen_spec {
     enum model_pool pool; /* reads the prompt and pools its hidden states, nothing else; max_tokens is 0 */
     uint32_t n_hidden;    /* with pool: the model's hidden size */
     bool score_prompt;    /* events for the prompt's tokens, once (choice 0) */
+    uint32_t score_from;  /* with score_prompt: tokens before this one have no event, and come from the prefix cache */
     int n_prompt_top;     /* with score_prompt: candidates of each; 0: none */
     bool rank_prompt;     /* with score_prompt: the tokens' ranks too */
     int n_top;            /* as kern_sample.n_top */

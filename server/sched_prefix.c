@@ -70,7 +70,7 @@ void sched_prefix_admit(struct sched *s, struct gen *g, struct gen_run *r)
         return;
     bool again = g->n_running == 1 && r->n_out;
     uint32_t most = again ? (sched_ready_len(r) - 1) / KERN_PAGE_TOKENS : may_attach(g);
-    if (!g->rank && !g->spec.score_prompt && g->spec.pool != MODEL_POOL_SUM)
+    if (!g->rank && (!g->spec.score_prompt || g->spec.score_from) && g->spec.pool != MODEL_POOL_SUM)
         s->prefix_queries += g->spec.n_prompt;
     note(s, g, attach(s, r, most));
 }

@@ -238,6 +238,20 @@ def test_score():
     refused("/score", "text_2", "context holds", model="base", text_1="a " * 5000, text_2="b " * 5000)
 
 
+def test_score_shares_a_beginning():
+    """The rows of text_1 are computed once, and what is scored has the same bits as without the cache."""
+    first = "A kettle stands on the stove of the house at the end of the road. " * 20
+    seconds = [" It is %d years old." % i for i in range(12)]
+    with Server("--no-prefix-cache", "--max-rows", "64") as plain, Server("--max-rows", "64") as s:
+        body = dict(model="base", text_1=first, text_2=seconds)
+        want = ask("/score", s=plain, **body)["data"]
+        assert ask("/score", s=s, **body)["data"] == want
+        n = ask("/tokenize", s=s, prompt=first)["count"]
+        hits, queries = s.metric("vllm:prefix_cache_hits_total"), s.metric("vllm:prefix_cache_queries_total")
+        assert 11 * (n - 33) <= hits <= queries, (n, hits, queries)
+        assert ask("/v1/score", s=s, **body)["data"] == want
+
+
 # ---- keys ----
 
 def test_keys_and_tenants():
