@@ -8,6 +8,7 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 model=${CPETD_MODEL:-$root/var/models/smollm2-135m-instruct-int8} pets=${CPETD_PETS:-$root/var/pets}
 work=$root/var/docker
+. "$root/tests/e2e/debian_base.sh"
 failed=0
 
 skip() {
@@ -40,17 +41,6 @@ finish() {
     rm -rf "$keys"
 }
 trap finish EXIT
-
-base() {
-    local mirror
-    [[ -f $work/base.tar ]] && return
-    mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }')
-    [[ $mirror ]] || return 1
-    rm -rf "$work/base"
-    debootstrap --variant=minbase bookworm "$work/base" "$mirror" >"$work/debootstrap.log" 2>&1 || return 1
-    rm -rf "$work"/base/var/cache/apt/archives/*.deb "$work"/base/var/lib/apt/lists/*
-    tar -C "$work/base" -cf "$work/base.part" . && mv "$work/base.part" "$work/base.tar" && rm -rf "$work/base"
-}
 
 image() {
     if ! "${b[@]}" inspect --type image localhost/cpetd-base >/dev/null 2>&1; then
@@ -158,7 +148,7 @@ stops() {
     grep -q '\[DONE\]' "$keys/stream" && return "$status"
 }
 
-check base base
+check base debian_base "$work"
 check build image
 ((failed)) && exit 1
 check described described
