@@ -488,7 +488,7 @@ static void after_parse(struct call *c, int rc, struct err *e)
     }
     if (c->task->defaults && !q->more)
         req_apply_defaults(q, c->task->defaults);
-    if (fill_head(c)) {
+    if (fill_head(c) || call_root_key(c)) {
         err_set(e, -ENOMEM, "the server is out of memory");
         fail_by_code(c, -ENOMEM, e);
         return;

@@ -41,6 +41,7 @@ struct call {
     struct req *req;
     uint32_t tenant;
     struct task_version *task;
+    struct hash root_key; /* of the prompts' pages */
     struct resp_head head;
 
     struct call_prompt *prompt; /* [n_prompts] */
@@ -118,7 +119,9 @@ void call_more_answer(struct call *c);
 /* Takes g's vector. 0 or -ENOMEM. */
 int call_pooled(struct call *c, const struct gen *g, size_t at);
 
-/* call_keys.c: the keys of each prompt's pages, for the prefix cache. Any thread, the call's task being known. */
+/* call_keys.c, for the prefix cache: what the keys of the call's pages begin from, on the loop; then the keys of each
+ * prompt's pages, on any thread. */
+int call_root_key(struct call *c);
 int call_keys(struct call *c, struct err *e);
 
 #endif

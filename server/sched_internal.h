@@ -86,8 +86,8 @@ void sched_drop_batch(struct sched *s, const struct err *e);
 
 /* sched_prefix.c: the prefix cache. Nothing happens for generations without keys. */
 
-/* How many of the pages that g would take from the cache now are held by others, and so cost nothing. */
-uint32_t sched_prefix_held(const struct gen *g, const struct model *m);
+/* Whether so many pages are free, less those that g would take from the cache and others hold: these cost nothing. */
+bool sched_prefix_fits(const struct sched *s, const struct gen *g, uint64_t pages);
 /* At admission, r's sequence being new: takes what is kept, and sets prefill_done. */
 void sched_prefix_admit(struct sched *s, struct gen *g, struct gen_run *r);
 /* Before a chunk of the prompt: takes what others have left since; at least one row stays to be read. */

@@ -47,7 +47,7 @@ static uint32_t attach(struct sched *s, struct gen_run *r, uint32_t most)
     return len;
 }
 
-/* The prompt's tokens up to len need not be read. */
+/* The prompt's tokens up to len need not be read; what its tenant was charged for them at admission is given back. */
 static void note(struct sched *s, struct gen *g, uint32_t len)
 {
     uint32_t done = least(len, g->prefill_end), got = done - g->prefill_done;
@@ -55,13 +55,15 @@ static void note(struct sched *s, struct gen *g, uint32_t len)
     if (g->n_preempted)
         return;
     s->prefix_hits += got;
+    if (g->rank)
+        s->tenant[g->spec.tenant].served -= got;
     atomic_fetch_add_explicit(&g->n_cached, got, memory_order_relaxed);
 }
 
-uint32_t sched_prefix_held(const struct gen *g, const struct model *m)
+bool sched_prefix_fits(const struct sched *s, const struct gen *g, uint64_t pages)
 {
-    uint32_t n = may_attach(g);
-    return n ? kv_held(m, g->spec.keys + 1, n) : 0;
+    uint32_t n = may_attach(g), have = kv_pages_free(s->m);
+    return pages <= have || (n && pages - n <= have && pages - kv_held(s->m, g->spec.keys + 1, n) <= have);
 }
 
 void sched_prefix_admit(struct sched *s, struct gen *g, struct gen_run *r)

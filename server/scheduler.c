@@ -342,11 +342,9 @@ static uint64_t pages_wanted(const struct gen *g)
 
 static bool fits_now(const struct sched *s, const struct gen *g)
 {
-    uint64_t pages = pages_wanted(g) + s->promised_pages, have = kv_pages_free(s->m);
+    uint64_t pages = pages_wanted(g) + s->promised_pages;
     uint64_t seqs = (uint64_t)s->open_seqs + s->promised_seqs + g->n_running;
-    if (seqs > s->mi->max_seqs)
-        return false;
-    return pages <= have || pages - sched_prefix_held(g, s->m) <= have;
+    return seqs <= s->mi->max_seqs && sched_prefix_fits(s, g, pages);
 }
 
 static void note_reserved(struct gen_run *r, uint32_t n_tokens)

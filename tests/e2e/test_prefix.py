@@ -4,6 +4,7 @@ Rows are counted by --trace-steps, answers compared with their log-probabilities
 --no-prefix-cache where it says so.
 """
 import hashlib
+import http.client
 import json
 import random
 import sys
@@ -43,6 +44,14 @@ def ask(s, prompt, key=None, **more):
 
 def cached(usage):
     return usage["prompt_tokens_details"]["cached_tokens"]
+
+
+def put(s, path, body):
+    c = http.client.HTTPConnection(*s.admin.split("//")[1].rsplit(":", 1), timeout=30)
+    c.request("PUT", path, json.dumps(body), {"Content-Type": "application/json"})
+    r = c.getresponse()
+    text = r.read()
+    assert r.status in (200, 201), text
 
 
 def metric(s, name):
@@ -131,6 +140,25 @@ def only_alike_share():
             assert cached(usage) == 192 and c == a, task
         a = ask(s, prompt, "key-a", model="x")
         assert ask(s, prompt, "key-a", model="z") == a and cached(a[1]) == 192
+
+
+@case
+def a_module_put_anew_finds_nothing_old():
+    """A task is pointed to another content, by the same names, and back: each content has its own pages, and the first
+    one's are still there."""
+    contents = [module(name) for name in ("first", "second")]
+    prompt = ids(200, 6)
+    with Server("--no-prefix-cache", *(f"--pet=t{i}={p}" for i, p in enumerate(contents))) as s:
+        want = [ask(s, prompt, model=f"t{i}")[0] for i in range(2)]
+    assert want[0] != want[1]
+    with Server("--data", Path(WORK.name) / "data", "--module-root", WORK.name) as s:
+        for content, hit in ((0, 0), (0, 192), (1, 0), (1, 192), (0, 192)):
+            put(s, "/admin/v1/modules/m", {"path": str(contents[content])})
+            put(s, "/admin/v1/tasks/t", {"modules": ["m"]})
+            a, usage = ask(s, prompt, model="t")
+            assert a == want[content] and cached(usage) == hit, (content, usage)
+        put(s, "/admin/v1/tasks/t", {"modules": [{"name": "m", "weight": 0.5}]})
+        assert cached(ask(s, prompt, model="t")[1]) == 0
 
 
 @case
