@@ -1,12 +1,14 @@
 """Clients that applications have, each in an environment of its own: litellm, langchain-openai, pydantic-ai, the openai
-client's second major version, aiperf, lm-eval's local-completions. A long test: it installs them under var/clients (or CPET_CLIENTS)
+client's second major version, aiperf, lm-eval's local-completions, schemathesis over the OpenAPI document. A long test: it installs them under var/clients (or CPET_CLIENTS)
 from the package index, unless they are there. Each script in clients/ prints a line a check; where a package cannot be
 installed its client is skipped, saying so.
 """
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -91,6 +93,24 @@ def lm_eval():
     interpreter = python("lmeval", "lm-eval[api]==0.4.13", "transformers")
     with server("--precision", "f32", model=ORIGINAL) as s:
         script(interpreter, "use_lm_eval.py", s.url, ORIGINAL, os.environ.get("ORACLE_PYTHON", sys.executable), timeout=1200)
+
+
+@case
+def schemathesis():
+    """The document as it is served: nothing that it forbids is taken, no answer differs from it. Then narrowed to what this
+    server can answer: all of that is taken."""
+    interpreter = python("schemathesis", "schemathesis==4.32.5")
+    with server("--public-metrics", "--max-context", "512") as s, tempfile.TemporaryDirectory() as d:
+        vocab = s.get("/tokenizer_info")[1]["vocab_size"]
+        hidden = len(s.post("/v1/embeddings", {"model": "base", "input": "a"})[1]["data"][0]["embedding"])
+        narrow = Path(d) / "narrow.json"
+        subprocess.run([sys.executable, HERE / "narrow_openapi.py", ROOT / "proto/openapi.json", narrow, "base", str(vocab), str(hidden)], check=True)
+        for document, without in ((f"{s.url}/openapi.json", "positive_data_acceptance"), (narrow, "negative_data_rejection")):
+            r = subprocess.run([interpreter.with_name("schemathesis"), "run", document, "--url", s.url, "--exclude-checks", without,
+                                "--max-time", os.environ.get("SCHEMATHESIS_S", "90"), "--request-timeout", "60", "--no-color", "-n", "40",
+                                "--seed", "1", "--continue-on-failure", "--report-dir", d], capture_output=True, text=True, timeout=900, cwd=d)
+            print("  " + " ".join(re.findall(r"\d+ generated, .*", r.stdout)))
+            assert r.returncode == 0, r.stdout[-4000:] + r.stderr[-1000:]
 
 
 if __name__ == "__main__":
