@@ -22,23 +22,26 @@
 
 struct http_server;
 struct http_req;
+struct http_tls;
 
 #define HTTP_ADDR_BYTES 128
 
 struct http_opts {
-    const char *addr;   /* "HOST:PORT", "[V6]:PORT" (HOST numeric or localhost; port 0 picks one), "unix:PATH" */
-    int fd;             /* a listening, non-blocking socket to take instead (http_listen closes it); 0: none */
-    size_t max_body;    /* bytes; 0: 8 MiB */
-    size_t max_bodies;  /* bytes of all bodies held at once; 0: 256 MiB; above: 503 */
-    size_t max_header;  /* bytes of request line and headers; 0: 16 KiB */
-    size_t max_arena;   /* bytes of http_arena; 0: 64 MiB */
-    size_t max_backlog; /* bytes a stream may have queued; 0: 4 MiB */
-    unsigned max_conns; /* 0: 4096; above: 503 and closed */
-    unsigned header_ms; /* from a request's first byte (or the accept) to the end of its headers; 0: 10,000 */
-    unsigned body_ms;   /* from there to the end of its body; 0: 60,000 */
-    unsigned idle_ms;   /* a kept connection without a request; 0: 75,000 */
-    unsigned send_ms;   /* a client that takes no byte of its answer; 0: 60,000 */
-    unsigned unix_mode; /* of the unix socket; 0: 0600 */
+    const char *addr;     /* "HOST:PORT", "[V6]:PORT" (HOST numeric or localhost; port 0 picks one), "unix:PATH" */
+    int fd;               /* a listening, non-blocking socket to take instead (http_listen closes it); 0: none */
+    struct http_tls *tls; /* what clients are shown (http_tls.h); a reference is taken; NULL: plain HTTP */
+    size_t max_body;      /* bytes; 0: 8 MiB */
+    size_t max_bodies;    /* bytes of all bodies held at once; 0: 256 MiB; above: 503 */
+    size_t max_header;    /* bytes of request line and headers; 0: 16 KiB */
+    size_t max_arena;     /* bytes of http_arena; 0: 64 MiB */
+    size_t max_backlog;   /* bytes a stream may have queued; 0: 4 MiB */
+    unsigned max_conns;   /* 0: 4096; above: 503 and closed */
+    unsigned header_ms;   /* from a request's first byte (or the accept) to the end of its headers, and for TLS'
+                             handshake; 0: 10,000 */
+    unsigned body_ms;     /* from there to the end of its body; 0: 60,000 */
+    unsigned idle_ms;     /* a kept connection without a request; 0: 75,000 */
+    unsigned send_ms;     /* a client that takes no byte of its answer; 0: 60,000 */
+    unsigned unix_mode;   /* of the unix socket; 0: 0600 */
 };
 
 struct http_handler {
@@ -62,7 +65,9 @@ int http_listen(uv_loop_t *loop, const struct http_opts *o, struct http_handler 
 /* Where a listening socket of another's making is bound, in the form of http_opts.addr. -EINVAL: neither TCP nor unix.
  */
 int http_socket_address(int fd, char out[HTTP_ADDR_BYTES], struct err *e);
-/* "http://127.0.0.1:41234" with the real port, or "unix:PATH". */
+/* Connections from now on are shown this; for a server that began with one. */
+void http_set_tls(struct http_server *s, struct http_tls *tls);
+/* "http://127.0.0.1:41234" with the real port (https with TLS), or "unix:PATH". */
 const char *http_address(const struct http_server *s);
 /* No new connections; those that are open finish their request and are then closed. */
 void http_stop_accepting(struct http_server *s);

@@ -69,7 +69,9 @@ static void conn_update(struct http_conn *c)
     if (c->closed)
         return;
     int client = c->out.len ? UV_WRITABLE : 0, pair = 0;
-    if (c->state == CONN_RESPONSE)
+    if (c->state == CONN_TLS)
+        client |= tls_wants_write(c->tls) ? UV_WRITABLE : UV_READABLE;
+    else if (c->state == CONN_RESPONSE)
         client |= UV_DISCONNECT;
     else if (!c->fwd)
         client |= UV_READABLE;
@@ -102,6 +104,10 @@ static void conn_close(struct http_conn *c)
     c->closed = true;
     pair_close(c);
     close_handle(&c->client_poll);
+    if (c->tls && c->state == CONN_HEAD)
+        tls_end(c->tls);
+    tls_close(c->tls);
+    c->tls = NULL;
     close(c->fd);
     if (c->prev)
         c->prev->next = c->next;
@@ -134,6 +140,22 @@ void conn_left(struct http_conn *c)
     conn_unref(c);
 }
 
+/* Bytes that the client's side took, or -Exxx. */
+static ssize_t client_send(struct http_conn *c, const char *p, size_t n)
+{
+    if (c->tls)
+        return tls_send(c->tls, p, n);
+    ssize_t k = send(c->fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return k < 0 ? -errno : k;
+}
+
+static void client_end(struct http_conn *c)
+{
+    if (c->tls)
+        tls_end(c->tls);
+    shutdown(c->fd, SHUT_WR);
+}
+
 /* Our sending side is done: wait for the client to take it. */
 static void conn_linger(struct http_conn *c)
 {
@@ -142,7 +164,7 @@ static void conn_linger(struct http_conn *c)
     buf_clear(&c->in);
     c->deadline = uv_now(c->s->loop) + LINGER_MS;
     if (!c->out.len)
-        shutdown(c->fd, SHUT_WR);
+        client_end(c);
     conn_update(c);
 }
 
@@ -150,10 +172,10 @@ static void conn_linger(struct http_conn *c)
 static void conn_flush(struct http_conn *c)
 {
     while (c->out.len) {
-        ssize_t k = send(c->fd, c->out.data, c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (k < 0 && errno == EINTR)
+        ssize_t k = client_send(c, c->out.data, c->out.len);
+        if (k == -EINTR)
             continue;
-        if (k < 0 && errno == EAGAIN)
+        if (k == -EAGAIN)
             return;
         if (k <= 0) {
             conn_left(c);
@@ -163,7 +185,7 @@ static void conn_flush(struct http_conn *c)
         c->out_since = uv_now(c->s->loop);
     }
     if (c->state == CONN_LINGER)
-        shutdown(c->fd, SHUT_WR);
+        client_end(c);
 }
 
 static const char *reason(int status)
@@ -424,8 +446,8 @@ void conn_pump(struct http_conn *c)
             break;
         }
         c->answered = c->given;
-        ssize_t sent = send(c->fd, bytes, (size_t)k, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+        ssize_t sent = client_send(c, bytes, (size_t)k);
+        if (sent < 0 && sent != -EAGAIN && sent != -EINTR) {
             conn_left(c);
             break;
         }
@@ -455,8 +477,10 @@ static void on_pair(uv_poll_t *h, int status, int events)
 static void conn_read(struct http_conn *c)
 {
     static char bytes[READ_SIZE]; /* the loop's thread alone */
-    ssize_t k = recv(c->fd, bytes, sizeof bytes, MSG_DONTWAIT);
-    if (k < 0 && (errno == EAGAIN || errno == EINTR))
+    static_assert(READ_SIZE >= TLS_RECORD, "a whole record is read, so that the poll tells of the next");
+    bool sealed = c->tls && c->state != CONN_LINGER; /* what comes while we linger is thrown away as it is */
+    ssize_t k = sealed ? tls_recv(c->tls, bytes, sizeof bytes) : recv(c->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (sealed ? k == -EAGAIN : k < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (k <= 0) {
         conn_left(c);
@@ -471,10 +495,53 @@ static void conn_read(struct http_conn *c)
     conn_process(c);
 }
 
+/* A client that speaks plain HTTP here is told so. */
+static void refuse_plain(struct http_conn *c)
+{
+    struct err e = {0};
+    tls_close(c->tls);
+    c->tls = NULL;
+    err_set(&e, -EINVAL, "this address speaks HTTPS");
+    conn_refuse(c, 400, &e);
+}
+
+static void conn_handshake(struct http_conn *c)
+{
+    enum { HANDSHAKE = 22 }; /* the type of a TLS client's first record */
+    char first = HANDSHAKE;
+    ssize_t k = c->hello ? 1 : recv(c->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (k < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (k <= 0) {
+        conn_left(c);
+        return;
+    }
+    if (first != HANDSHAKE) {
+        refuse_plain(c);
+        return;
+    }
+    c->hello = true;
+    int rc = tls_handshake(c->tls);
+    if (!rc) {
+        c->state = CONN_HEAD;
+        c->deadline = uv_now(c->s->loop) + c->s->o.header_ms;
+    } else if (rc != -EAGAIN) { /* the alert is on its way: let it arrive */
+        tls_close(c->tls);
+        c->tls = NULL;
+        conn_linger(c);
+    }
+}
+
 static void on_client(uv_poll_t *h, int status, int events)
 {
     struct http_conn *c = h->data;
     c->refs++;
+    if (status >= 0 && c->state == CONN_TLS) {
+        conn_handshake(c);
+        conn_update(c);
+        conn_unref(c);
+        return;
+    }
     if (status < 0 || (c->state == CONN_RESPONSE && (events & UV_DISCONNECT)))
         conn_left(c);
     if (!c->closed && (events & UV_WRITABLE)) {
@@ -492,9 +559,11 @@ static void on_client(uv_poll_t *h, int status, int events)
 void conn_accept(struct http_server *s, int fd)
 {
     enum { MOST_OVER = 64 };
-    bool over = s->n_conns >= s->o.max_conns;
-    struct http_conn *c = over && s->n_over >= MOST_OVER ? NULL : calloc(1, sizeof *c);
-    if (!c || uv_poll_init_socket(s->loop, &c->client_poll, fd)) {
+    bool over = s->n_conns >= s->o.max_conns; /* no handshake for those */
+    struct http_conn *c = over && (s->n_over >= MOST_OVER || s->o.tls) ? NULL : calloc(1, sizeof *c);
+    if (!c || (s->o.tls && tls_open(s->o.tls, fd, &c->tls)) || uv_poll_init_socket(s->loop, &c->client_poll, fd)) {
+        if (c)
+            tls_close(c->tls);
         free(c);
         close(fd);
         return;
@@ -503,6 +572,7 @@ void conn_accept(struct http_server *s, int fd)
     c->fd = fd;
     c->pair = -1;
     c->over = over;
+    c->state = c->tls ? CONN_TLS : CONN_HEAD;
     c->refs = 2; /* the list and the handle */
     c->client_poll.data = c;
     c->deadline = uv_now(s->loop) + s->o.header_ms;
@@ -544,6 +614,6 @@ void conn_tick(struct http_conn *c, uint64_t now)
 
 void conn_finish_idle(struct http_conn *c)
 {
-    if (c->state == CONN_HEAD && !c->in.len)
+    if (c->state == CONN_TLS || (c->state == CONN_HEAD && !c->in.len))
         conn_left(c);
 }

@@ -17,8 +17,10 @@
 #include "common/buf.h"
 #include "server/http.h"
 #include "server/http_scan.h"
+#include "server/http_tls.h"
 
 enum conn_state {
+    CONN_TLS,      /* the handshake */
     CONN_HEAD,     /* waiting for, or reading, a head */
     CONN_BODY,     /* passing the body on */
     CONN_RESPONSE, /* the request is in; its answer is on the way */
@@ -29,12 +31,14 @@ struct http_conn {
     struct http_server *s;
     struct http_conn *prev, *next;
     struct http_conn *done_next; /* in s->done */
+    struct tls *tls;             /* NULL: plain */
     int fd, pair;                /* the client; our end towards libmicrohttpd, -1: none */
     uv_poll_t client_poll, pair_poll;
     int client_events, pair_events; /* what each socket is polled for at present */
     unsigned refs;                  /* open handles, libmicrohttpd's side, the list */
     enum conn_state state;
     bool closed, over, completed, in_done, keep_alive, chunked;
+    bool hello;           /* TLS: the first byte was looked at */
     bool begun;           /* the head's first byte is in: its deadline runs */
     bool given, answered; /* the handler gave an answer; bytes of it have passed */
     struct buf in;        /* from the client; the first `fwd` bytes may pass on */

@@ -140,7 +140,7 @@ static int set_address(struct http_server *s, struct err *e)
     if (rc)
         return rc;
     s->local = !strncmp(addr, "unix:", 5);
-    snprintf(s->address, sizeof s->address, "%s%s", s->local ? "" : "http://", addr);
+    snprintf(s->address, sizeof s->address, "%s%s", s->local ? "" : s->o.tls ? "https://" : "http://", addr);
     return 0;
 }
 
@@ -252,10 +252,17 @@ static void on_tick(uv_timer_t *t)
 
 /* ---- start and end ---- */
 
+static void server_free(struct http_server *s)
+{
+    http_tls_unref(s->o.tls);
+    free(s);
+}
+
 static void set_options(struct http_server *s, const struct http_opts *o)
 {
     s->o = *o;
     s->o.addr = NULL;
+    http_tls_ref(s->o.tls);
     s->lim.max_body = o->max_body ? o->max_body : 8u << 20;
     s->lim.max_header = o->max_header ? o->max_header : 16384;
     s->o.max_bodies = o->max_bodies ? o->max_bodies : 256u << 20;
@@ -333,6 +340,13 @@ int http_listen(uv_loop_t *loop, const struct http_opts *o, struct http_handler 
     return 0;
 }
 
+void http_set_tls(struct http_server *s, struct http_tls *tls)
+{
+    http_tls_ref(tls);
+    http_tls_unref(s->o.tls);
+    s->o.tls = tls;
+}
+
 const char *http_address(const struct http_server *s)
 {
     return s->address;
@@ -391,7 +405,7 @@ void server_handle_closed(struct http_server *s)
         return;
     if (s->on_closed)
         s->on_closed(s->closed_ctx);
-    free(s);
+    server_free(s);
 }
 
 static void on_handle_closed(uv_handle_t *h)
@@ -415,7 +429,7 @@ void http_close(struct http_server *s, void (*closed)(void *ctx), void *ctx)
         s->daemon = NULL;
     }
     if (!open) {
-        free(s);
+        server_free(s);
         return;
     }
     uv_close((uv_handle_t *)&s->mhd_poll, on_handle_closed);

@@ -186,11 +186,16 @@ int keys_parse(struct keys *k, const char *text, size_t n, const char *path, str
     return 0;
 }
 
+int keys_read(const char *path, char **text, size_t *n, struct err *e)
+{
+    return file_read(path, FILE_MAX, text, n, e);
+}
+
 int keys_load(struct keys *k, const char *path, struct err *e)
 {
     char *text;
     size_t n;
-    int rc = file_read(path, FILE_MAX, &text, &n, e);
+    int rc = keys_read(path, &text, &n, e);
     if (rc)
         return rc;
     rc = keys_parse(k, text, n, path, e);

@@ -24,6 +24,8 @@ void keys_free(struct keys *k); /* takes NULL */
 
 /* Reads the file; on failure what was there before stays. Errors name the line. */
 int keys_load(struct keys *k, const char *path, struct err *e);
+/* The file's bytes, for keys_parse; the caller frees them. Any thread. */
+int keys_read(const char *path, char **text, size_t *n, struct err *e);
 int keys_parse(struct keys *k, const char *text, size_t n, const char *path, struct err *e);
 
 /* The tenant of the bearer key, or KEYS_NO_TENANT. key NULL: none was given. */

@@ -3,7 +3,7 @@
  * Start: options are read and checked, the listeners open (so that /health answers and /ready says 503), then the
  * engine thread loads the model; when that is over the tasks are made and /ready says 200. End (SIGTERM, SIGINT): new
  * requests get 503, those that run finish up to --drain-ms, then the listeners close, the engine stops, and the loop
- * runs empty. A second signal cuts the waiting short. SIGHUP reads the keys again.
+ * runs empty. A second signal cuts the waiting short. SIGHUP reads keys and certificates again (reload.c).
  *
  * Owns everything; the loop thread is the main thread. The only place in server/ that exits.
  */
@@ -18,8 +18,10 @@
 
 #include <sodium.h>
 
+#include "server/http_tls.h"
 #include "server/load.h"
 #include "server/log.h"
+#include "server/reload.h"
 #include "server/reqlog.h"
 #include "server/server.h"
 #include "server/service.h"
@@ -44,6 +46,8 @@ struct cpetd {
     uint64_t drain_end_ns;
     unsigned n_open; /* listeners that are closing */
     bool ended_all, closing;
+    bool reloading, reload_again, told_reloading;
+    struct reload_tls tls; /* until the listeners have them */
     int status;
 };
 
@@ -79,6 +83,7 @@ static void shut(struct cpetd *c)
     if (c->closing)
         return;
     c->closing = true;
+    c->sv.state = SERVER_DRAINING; /* whatever brought it here: nothing begins any more */
     service_unwatch(&c->service);
     uv_close((uv_handle_t *)&c->sig_term, NULL);
     uv_close((uv_handle_t *)&c->sig_int, NULL);
@@ -124,29 +129,46 @@ static void on_stop_signal(uv_signal_t *s, int signum)
     uv_timer_start(&c->drain, on_drain_look, 0, DRAIN_LOOK_MS);
 }
 
+static void reload(struct cpetd *c);
+
+static void on_reloaded(void *ctx)
+{
+    struct cpetd *c = ctx;
+    c->reloading = false;
+    if (c->reload_again && !c->closing) {
+        reload(c);
+        return;
+    }
+    if (c->told_reloading && c->sv.state == SERVER_READY)
+        service_reloaded();
+    c->told_reloading = false;
+}
+
+/* One at a time; a signal that comes meanwhile is obeyed afterwards. */
 static void reload(struct cpetd *c)
 {
-    struct err e;
+    c->reload_again = c->reloading;
+    if (c->reloading)
+        return;
     if (c->sv.requests)
         reqlog_reopen(c->sv.requests);
-    if (!c->o.api_keys)
-        return;
-    if (keys_load(c->sv.keys, c->o.api_keys, &e))
-        log_line("error", "the API keys were not reloaded, the old ones stay: %s", e.msg);
-    else
-        log_line("info", "the API keys were reloaded");
+    c->reloading = true;
+    if (reload_start(&c->sv, on_reloaded, c)) {
+        log_line("error", "out of memory: nothing was reloaded");
+        c->reload_again = false;
+        on_reloaded(c);
+    }
 }
 
 static void on_hup(uv_signal_t *s, int signum)
 {
     struct cpetd *c = s->data;
-    bool ready = c->sv.state == SERVER_READY; /* before and after, READY=1 would be untrue */
     (void)signum;
-    if (ready)
+    if (c->sv.state == SERVER_READY && !c->told_reloading) { /* before and after, READY=1 would be untrue */
+        c->told_reloading = true;
         service_reloading();
+    }
     reload(c);
-    if (ready)
-        service_reloaded();
 }
 
 /* ---- start ---- */
@@ -200,15 +222,17 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
 static int start_listening(struct cpetd *c, struct err *e)
 {
     struct server *sv = &c->sv;
-    struct http_opts ho = {.addr = c->o.listen, .fd = c->service.fd[SERVICE_HTTP]};
+    struct http_opts ho = {.addr = c->o.listen, .fd = c->service.fd[SERVICE_HTTP], .tls = c->tls.api};
     int rc = http_listen(&c->loop, &ho, api_handler(sv), &sv->http, e);
     if (rc)
         return err_prefix(e, rc, "--listen %s", c->o.listen);
     fprintf(stderr, "cpetd: listening on %s\n", http_address(sv->http));
     if (!c->o.admin_listen)
         return 0;
-    ho =
-        (struct http_opts){.addr = c->o.admin_listen, .fd = c->service.fd[SERVICE_ADMIN], .max_body = (size_t)64 << 20};
+    ho = (struct http_opts){.addr = c->o.admin_listen,
+                            .fd = c->service.fd[SERVICE_ADMIN],
+                            .tls = c->tls.admin,
+                            .max_body = (size_t)64 << 20};
     rc = http_listen(&c->loop, &ho, api_admin_handler(sv), &sv->admin, e);
     if (rc)
         return err_prefix(e, rc, "--admin-listen %s", c->o.admin_listen);
@@ -300,6 +324,7 @@ static int prepare(struct cpetd *c, struct err *e)
         rc = keys_admin_load(c->o.admin_key, &sv->admin_key, e);
         sv->has_admin_key = !rc;
     }
+    rc = rc ? rc : reload_read_tls(&c->o, &c->tls, e);
     return rc ? rc : check_names(c, e);
 }
 
@@ -355,6 +380,8 @@ static int serve(struct cpetd *c)
 
 static void cleanup(struct cpetd *c)
 {
+    http_tls_unref(c->tls.api);
+    http_tls_unref(c->tls.admin);
     residency_free(&c->sv);
     tasks_free(c->sv.tasks);
     modules_free(c->sv.modules);

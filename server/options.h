@@ -33,6 +33,7 @@ struct options {
     uint32_t request_timeout_ms, drain_ms, inject_delay_ms;
     const char *trace_steps;
     uint32_t metrics_tasks;
+    const char *tls_cert, *tls_key, *tls_client_ca, *admin_tls_cert, *admin_tls_key; /* NULL: none */
     const char *request_log;
     bool log_prompts;
     bool public_metrics, check_config, no_prefix_cache;

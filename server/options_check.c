@@ -87,6 +87,27 @@ static int check_addresses(const struct options *o, struct err *e)
     return 0;
 }
 
+static int check_pair(const char *cert, const char *key, const char *cert_option, const char *key_option, struct err *e)
+{
+    if (!cert == !key)
+        return 0;
+    const char *have = cert ? cert_option : key_option, *lacks = cert ? key_option : cert_option;
+    return err_param(e, -EINVAL, lacks, "--%s needs --%s beside it", have, lacks);
+}
+
+static int check_tls(const struct options *o, struct err *e)
+{
+    int rc = check_pair(o->tls_cert, o->tls_key, "tls-cert", "tls-key", e);
+    rc = rc ? rc : check_pair(o->admin_tls_cert, o->admin_tls_key, "admin-tls-cert", "admin-tls-key", e);
+    if (!rc && o->tls_client_ca && !o->tls_cert)
+        rc = err_param(e, -EINVAL, "tls-cert", "--tls-client-ca needs --tls-cert beside it");
+    if (!rc && o->admin_tls_cert && (!o->admin_listen || !strncmp(o->admin_listen, "unix:", 5)))
+        rc = err_param(e, -EINVAL, "admin-tls-cert", "--admin-tls-cert needs an address and port at --admin-listen");
+    if (!rc && o->tls_cert && !strncmp(o->listen, "unix:", 5))
+        rc = err_param(e, -EINVAL, "tls-cert", "--tls-cert needs an address and port at --listen");
+    return rc;
+}
+
 static int check_admin_key(const char *path, struct err *e)
 {
     struct stat st;
@@ -125,6 +146,7 @@ int options_check(const struct options *o, struct err *e)
     rc = rc ? rc : check_device(o->device, e);
     rc = rc ? rc : check_addresses(o, e);
     rc = rc ? rc : check_pets(o, e);
+    rc = rc ? rc : check_tls(o, e);
     rc = rc ? rc : check_output("trace-steps", o->trace_steps, e);
     if (o->request_log && strcmp(o->request_log, "-"))
         rc = rc ? rc : check_output("request-log", o->request_log, e);
