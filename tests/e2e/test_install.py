@@ -3,6 +3,7 @@
 
 Installs the build that CPETD lies in under a scratch DESTDIR. systemd-analyze, zsh and fish are used where they are.
 """
+import functools
 import json
 import os
 import re
@@ -135,24 +136,38 @@ def environment():
     return {**os.environ, "PATH": f"{prefix() / 'bin'}:{os.environ['PATH']}", "HOME": str(DEST)}
 
 
-def in_bash(line):
-    words = line.split(" ")
-    script = f"""source "$1"; COMP_WORDS=({' '.join(words)} {"''" if not words[-1] else ''}); COMP_CWORD={len(words) - 1}
-        compopt() {{ :; }}; _{words[0]}; printf '%s\\n' "${{COMPREPLY[@]}}" """
-    out = run("bash", "-c", script, "bash", prefix() / "share/bash-completion/completions" / words[0], env=environment(), cwd=DEST)
-    return set(out.split())
+def listed(command, lines, **kw):
+    """What a shell, in one go, says of each line: its script prints the words, and a line of = after each."""
+    parts = run(*command, *lines, env=environment(), cwd=DEST).split("=\n")
+    assert len(parts) == len(lines) + 1, parts
+    return dict(zip(lines, parts))
 
 
-def in_fish(line):
-    where = prefix() / "share/fish/vendor_completions.d" / f"{line.split()[0]}.fish"
-    out = run("fish", "-N", "-c", f"source {where}; complete -C '{line}'", env=environment(), cwd=DEST)
-    return {word.split("\t")[0] for word in out.splitlines()}
+BASH = r"""
+where=$1; shift; compopt() { :; }
+for line; do
+    read -ra COMP_WORDS <<<"$line"; [[ $line == *' ' ]] && COMP_WORDS+=('')
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); source "$where/${COMP_WORDS[0]}"
+    "_${COMP_WORDS[0]}"; printf '%s\n' "${COMPREPLY[@]}"; echo =
+done
+"""
+
+
+def in_bash(lines):
+    where = prefix() / "share/bash-completion/completions"
+    return {k: set(v.split()) for k, v in listed(["bash", "-c", BASH, "bash", where], lines).items()}
+
+
+def in_fish(lines):
+    where = prefix() / "share/fish/vendor_completions.d"
+    script = f"for l in $argv; source {where}/(string split ' ' $l)[1].fish; complete -C $l; echo =; end"
+    return {k: {w.split("\t")[0] for w in v.splitlines()} for k, v in listed(["fish", "-N", "-c", script], lines).items()}
 
 
 # The completion system's functions print what they are given; of a specification "--name=[text]:arg:(words)" the words
 # where --name stands before the word at hand, else the names.
 ZSH = r"""
-file=$1; shift; words=("$@"); CURRENT=$#words PREFIX=$words[-1]
+where=$1; shift
 _files() { : }
 compadd() { local -a a; a=(${@:#-*}); local n=$a[1]; print -rl -- ${(P)n} }
 _arguments() {
@@ -163,36 +178,41 @@ _arguments() {
         [[ $words[-2] == $match[1] ]] && print -rl -- ${=${match[4]//[()]/}}
     done
 }
-source $file || true
+for line; do
+    words=("${(@s: :)line}"); CURRENT=$#words PREFIX=$words[-1]
+    () { source $where/_$words[1] } # in a function, as autoload has it
+    print =
+done
 """
 
 
-def in_zsh(line):
-    words = line.split(" ")
-    out = run("zsh", "-f", "-c", ZSH, "zsh", prefix() / "share/zsh/site-functions" / f"_{words[0]}", *words, env=environment(), cwd=DEST)
-    return {w for w in out.split() if w.startswith(words[-1])}
+def in_zsh(lines):
+    got = listed(["zsh", "-f", "-c", ZSH, "zsh", prefix() / "share/zsh/site-functions"], lines)
+    return {k: {w for w in v.split() if w.startswith(k.split(" ")[-1])} for k, v in got.items()}
+
+
+@functools.cache
+def help_of(*command):
+    return options_of(run(*command, "--help"))
 
 
 def completes(ask):
-    got = {w.removesuffix("=") for w in ask("cpetd --")}
-    assert got == cpetd_options(), f"cpetd --: {sorted(got ^ cpetd_options())}"
-    got = {w.removesuffix("=") for w in ask("cpetd --kv")}
-    assert got == {"--kv", "--kv-bytes"}, got
-    got = {w.removeprefix("--precision=") for w in ask("cpetd --precision ")}
-    assert got == {"int8", "bf16", "f32"}, got
-    assert set(COMMANDS) <= ask("cpet "), ask("cpet ")
-    for c in COMMANDS:
-        want, got = options_of(run(CPET, c, "--help")) | {"--help"}, ask(f"cpet {c} --")
-        assert got == want, f"cpet {c} --: {sorted(got ^ want)}"
-    assert {"pack", "convert", "inspect", "verify"} <= ask("cpet pet "), ask("cpet pet ")
+    got = ask(["cpetd --", "cpetd --kv", "cpetd --precision ", "cpet ", "cpet pet ", *(f"cpet {c} --" for c in COMMANDS)])
+    got = {k: {w.removeprefix("--precision=").removesuffix("=") for w in v} for k, v in got.items()}
+    want = {f"cpet {c} --": help_of(CPET, c) | {"--help"} for c in COMMANDS}
+    want |= {"cpetd --": cpetd_options(), "cpetd --kv": {"--kv", "--kv-bytes"}, "cpetd --precision ": {"int8", "bf16", "f32"}}
+    for line, words in want.items():
+        assert got[line] == words, f"{line}: {sorted(got[line] ^ words)}"
+    assert set(COMMANDS) <= got["cpet "], got["cpet "]
+    assert {"pack", "convert", "inspect", "verify"} <= got["cpet pet "], got["cpet pet "]
 
 
 @case
 def completion_in_bash():
     completes(in_bash)
     (DEST / "some-model").mkdir(exist_ok=True)
-    assert "some-model" in in_bash("cpetd --model some"), in_bash("cpetd --model some")
-    assert in_bash("cpetd --log-format = js") == {"json"}
+    got = in_bash(["cpetd --model some", "cpetd --log-format = js"])
+    assert got == {"cpetd --model some": {"some-model"}, "cpetd --log-format = js": {"json"}}, got
 
 
 @case
