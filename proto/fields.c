@@ -405,6 +405,8 @@ const struct field req_fields[] = {
     {"return_token_ids", BOTH, read_return_token_ids},
     {"return_tokens_as_token_ids", BOTH, read_tokens_as_ids},
     {"tool_choice", IN_CHAT, read_tool_choice},
+    {"response_format", BOTH, read_response_format},
+    {"structured_outputs", BOTH, read_structured_outputs},
     {"presence_penalty", ALL, read_presence},
     {"frequency_penalty", ALL, read_frequency},
     {"repetition_penalty", ALL, read_repetition},
@@ -455,7 +457,6 @@ bool req_field_known(const char *name)
         "prompt_embeds",
         "reasoning_effort",
         "request_id",
-        "response_format",
         "safety_identifier",
         "service_tier",
         "skip_special_tokens",
@@ -463,7 +464,6 @@ bool req_field_known(const char *name)
         "stop_token_ids",
         "store",
         "structural_tag",
-        "structured_outputs",
         "suffix",
         "thinking",
         "tools",
@@ -477,4 +477,19 @@ bool req_field_known(const char *name)
         if (!strcmp(known[i], name))
             return true;
     return false;
+}
+
+const char *req_field_hint(const char *name)
+{
+    static const struct {
+        const char *name, *hint;
+    } hints[] = {
+        {"guided_choice", "structured_outputs: {\"choice\": [...]}"},
+        {"guided_json", "structured_outputs: {\"json\": ...} or response_format"},
+        {"guided_regex", "structured_outputs: {\"regex\": ...}"},
+    };
+    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
+        if (!strcmp(hints[i].name, name))
+            return hints[i].hint;
+    return NULL;
 }

@@ -1,4 +1,4 @@
-/* parse.h - inside proto/ only: what request.c and fields.c share. */
+/* parse.h - inside proto/ only: what request.c, fields.c, messages.c and structured.c share. */
 #ifndef CPET_PROTO_PARSE_H
 #define CPET_PROTO_PARSE_H
 
@@ -37,6 +37,8 @@ extern const size_t req_n_fields;
 extern const struct field req_tokenize_fields[], req_detokenize_fields[], req_embedding_fields[], req_score_fields[];
 /* A field that OpenAI or vLLM know and that is not served. */
 bool req_field_known(const char *name);
+/* What to write instead of such a field; NULL: nothing does the same. */
+const char *req_field_hint(const char *name);
 
 /* Values of one type, or -EINVAL with the range in the sentence. */
 int read_bool(struct parse *p, const char *param, const json_t *v, bool *out);
@@ -50,6 +52,8 @@ int read_user(struct parse *p, const char *param, const json_t *v);
 int read_ids(struct parse *p, const char *param, const json_t *v, struct req_prompt *out);
 int read_messages(struct parse *p, const char *param, const json_t *v);
 int read_prompt(struct parse *p, const char *param, const json_t *v);
+int read_response_format(struct parse *p, const char *param, const json_t *v);
+int read_structured_outputs(struct parse *p, const char *param, const json_t *v);
 
 /* The body as a JSON object within the limits, or NULL with *rc and the error set. */
 json_t *req_load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc);

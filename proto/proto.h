@@ -139,7 +139,7 @@ int req_parse_chat(const char *body, size_t n, const struct req_limits *lim, str
 /* A JSON object of sampling fields alone (a task's defaults); the same names, ranges and errors as in a request. */
 int req_parse_defaults(const char *json, size_t n, const struct req_limits *lim, struct arena *a,
                        struct req_sampling **out, struct err *e);
-/* Takes from d what the client did not say. d's lists must outlive r. */
+/* Takes from d what the client did not say (but ignore_eos, where r asks for a form). d's lists must outlive r. */
 void req_apply_defaults(struct req *r, const struct req_sampling *d);
 
 /* ---- responses: each appends to b; look at b->failed once at the end ---- */

@@ -130,6 +130,8 @@ int req_walk(struct parse *p, json_t *root)
             rc = f->read(p, f->name, v);
         else if (f)
             rc = err_param(p->e, -EINVAL, key, "%s is not supported in %s", key, where_name(p->where));
+        else if (req_field_hint(key))
+            rc = err_param(p->e, -EINVAL, key, "%s is not supported; use %s", key, req_field_hint(key));
         else if (req_field_known(key))
             rc = err_param(p->e, -EINVAL, key, "%s is not supported", key);
         else
@@ -207,6 +209,8 @@ static int settle_request(struct parse *p)
         r->logprobs = p->top_logprobs > 0 ? (int)p->top_logprobs : 0;
     if (r->prompt_logprobs >= 0 && r->stream)
         return err_param(p->e, -EINVAL, "prompt_logprobs", "prompt_logprobs is not available with stream: true");
+    if (r->grammar.kind && p->s->ignore_eos)
+        return err_param(p->e, -EINVAL, "ignore_eos", "ignore_eos cannot be combined with %s", r->grammar.param);
     int rc = settle_choices(p);
     return rc ? rc : settle_max_tokens(p);
 }
@@ -285,6 +289,8 @@ void req_apply_defaults(struct req *r, const struct req_sampling *d)
 {
     struct req_sampling *s = &r->sampling;
     uint32_t take = d->set & ~s->set;
+    if (r->grammar.kind)
+        take &= ~(uint32_t)REQ_SET_IGNORE_EOS; /* such an answer ends where its form does */
 #define TAKE(bit, member)                                                                                              \
     if (take & (bit))                                                                                                  \
     s->member = d->member

@@ -44,6 +44,7 @@ void call_drop(struct call *c)
         gen_free(c->gen[i]); /* one that the engine never had */
     for (size_t i = 0; c->prompt && i < c->n_prompts; i++)
         buf_free(&c->prompt[i].scores);
+    grammar_unref(c->grammar);
     task_unref(c->task);
     free(c->body_copy);
     buf_free(&c->out);
@@ -114,7 +115,7 @@ void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct 
 static void run_stage(struct call *c, int (*stage)(struct call *c, struct err *e),
                       void (*after)(struct call *c, int rc, struct err *e))
 {
-    call_stage(c, c->n_body > CALL_INLINE_BYTES, stage, after);
+    call_stage(c, c->n_body > CALL_INLINE_BYTES || c->compile, stage, after);
 }
 
 static void fail_by_code(struct call *c, int rc, const struct err *e)
@@ -210,6 +211,9 @@ int call_encode_prompts(struct call *c, struct err *e)
 
 static int stage_encode(struct call *c, struct err *e)
 {
+    int bad = c->compile ? grammars_compile(c->sv->grammars, &c->req->grammar, &c->grammar_key, &c->grammar, e) : 0;
+    if (bad)
+        return bad;
     int rc = c->kind == REQ_CHAT        ? call_encode_chat(c, TOK_SPECIAL, e)
              : c->kind >= REQ_EMBEDDING ? call_more_encode(c, e)
                                         : call_encode_prompts(c, e);
@@ -267,6 +271,7 @@ static void fill_spec(const struct call *c, const struct call_prompt *p, struct 
                            .n_bias = (uint32_t)s->n_bias,
                            .eos = sv->eos,
                            .n_eos = (uint32_t)sv->n_eos,
+                           .grammar = c->grammar,
                            .pets = c->pet,
                            .n_pets = c->task->n_pets,
                            .tenant = c->tenant,
@@ -464,6 +469,21 @@ static void drop_body(struct call *c)
     c->body = c->body_copy = NULL;
 }
 
+/* The grammar of an answer's form: compiled before, or to be compiled by the next stage. */
+static int find_grammar(struct call *c, struct err *e)
+{
+    const struct req_grammar *q = &c->req->grammar;
+    if (!q->kind)
+        return 0;
+    if (!c->sv->grammars)
+        return err_param(e, -EINVAL, q->param, "%s is not available with this model: %s", q->param,
+                         c->sv->grammars_problem);
+    grammars_key(q, &c->grammar_key);
+    c->grammar = grammars_find(c->sv->grammars, &c->grammar_key);
+    c->compile = !c->grammar;
+    return 0;
+}
+
 static void after_parse(struct call *c, int rc, struct err *e)
 {
     drop_body(c);
@@ -491,6 +511,11 @@ static void after_parse(struct call *c, int rc, struct err *e)
     if (fill_head(c) || call_root_key(c)) {
         err_set(e, -ENOMEM, "the server is out of memory");
         fail_by_code(c, -ENOMEM, e);
+        return;
+    }
+    int bad = find_grammar(c, e);
+    if (bad) {
+        fail_by_code(c, bad, e);
         return;
     }
     run_stage(c, stage_encode, after_encode);

@@ -43,6 +43,8 @@ struct call {
     struct task_version *task;
     struct hash root_key; /* of the prompts' pages */
     struct resp_head head;
+    struct grammar *grammar; /* what form the answers must have; NULL: any, or not compiled yet */
+    struct hash grammar_key;
 
     struct call_prompt *prompt; /* [n_prompts] */
     size_t n_prompts;
@@ -66,6 +68,7 @@ struct call {
     int stage_rc;
     struct err stage_err;
     bool in_work;
+    bool compile; /* the next stage compiles the grammar, so it runs on a worker */
 
     bool streaming; /* the head was sent */
     bool answered;

@@ -113,7 +113,7 @@ int choice_token(struct choice *c, const struct tok *t, const struct gen_event *
         rc = text_push(&c->text, bytes, n, &c->out);
     if (!rc)
         rc = keep(c, ev, top_id, top_logprob);
-    if (!rc && (c->text.stopped || ev->finish == GEN_STOP))
+    if (!rc && (c->text.stopped || ev->finish == GEN_STOP || ev->finish == GEN_WHOLE))
         rc = choice_end(c, "stop");
     else if (!rc && ev->finish == GEN_LENGTH)
         rc = choice_end(c, "length");

@@ -80,8 +80,16 @@ struct gen *gen_create(const struct gen_spec *s)
         gen_free(g);
         return NULL;
     }
-    for (uint32_t i = 0; i < s->n_choices; i++)
+    int rc = 0;
+    for (uint32_t i = 0; i < s->n_choices; i++) {
         g->run[i] = (struct gen_run){.g = g, .choice = (uint16_t)i, .seq = MODEL_NO_SEQ};
+        if (s->grammar && !rc)
+            rc = grammar_state_open(s->grammar, &g->run[i].form);
+    }
+    if (rc) {
+        gen_free(g);
+        return NULL;
+    }
     return g;
 }
 
@@ -90,6 +98,7 @@ void gen_free(struct gen *g)
     if (!g)
         return;
     for (uint32_t i = 0; g->run && i < g->spec.n_choices; i++) {
+        grammar_state_close(g->run[i].form);
         free(g->run[i].seen);
         free(g->run[i].fed);
         free(g->run[i].key);

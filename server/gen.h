@@ -13,6 +13,7 @@
 
 #include "common/err.h"
 #include "kernels/kernels.h"
+#include "model/grammar.h"
 #include "model/model.h"
 
 #define GEN_MAX_CHOICES 1024
@@ -41,6 +42,7 @@ struct gen_spec {
     uint32_t n_bias;
     const int32_t *eos; /* [n_eos] */
     uint32_t n_eos;
+    struct grammar *grammar;      /* what form each choice must have; NULL: any. Not with ignore_eos */
     const struct model_pet *pets; /* [n_pets] */
     uint32_t n_pets;
     uint32_t tenant;      /* a small number, for fairness */
@@ -48,7 +50,8 @@ struct gen_spec {
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
 };
 
-enum gen_finish { GEN_NOT_YET, GEN_STOP, GEN_LENGTH };
+/* STOP: the token is an end token, which has no text. WHOLE: it completes what the grammar asks for. */
+enum gen_finish { GEN_NOT_YET, GEN_STOP, GEN_LENGTH, GEN_WHOLE };
 
 struct gen_event {
     int32_t token;
@@ -75,7 +78,8 @@ struct gen_run {
     bool listed, done;
     struct hash *key; /* of the full pages after the prompt's full ones */
     uint32_t n_key, cap_key;
-    struct kern_seen *seen; /* ascending tokens */
+    struct grammar_state *form; /* NULL: any; kept when the run is preempted */
+    struct kern_seen *seen;     /* ascending tokens */
     uint32_t n_seen, cap_seen;
 };
 
@@ -109,7 +113,7 @@ struct gen {
     uint32_t n_planned;         /* events that the step at hand will write */
     struct kern_bias *bias_min; /* bias with the end tokens forbidden; [n_bias_min] */
     uint32_t n_bias_min;
-    int failed;   /* -ENOMEM while it ran: ended at the next step */
+    int failed;   /* -ENOMEM, or -EIO, while it ran: ended at the next step */
     bool reading; /* in its tenant's list of reading */
 
     /* hand-over, under the engine's lock */
@@ -130,7 +134,8 @@ struct gen {
     _Alignas(64) _Atomic uint32_t tail; /* writer */
 };
 
-/* Copies *s (not what it points to). NULL when memory is out or a count is out of range. */
+/* Copies *s (not what it points to; of the grammar it takes references). NULL when memory is out or a count is out of
+ * range. */
 struct gen *gen_create(const struct gen_spec *s);
 void gen_free(struct gen *g); /* takes NULL; not while the engine has it */
 

@@ -12,6 +12,9 @@
 
 #include "server/gen.h"
 
+/* Most bytes of compiled grammars that wait to be used again. */
+#define GRAMMARS_BYTES ((size_t)128 << 20)
+
 static int load_tokenizer(struct loaded *l, struct err *e)
 {
     int rc = tok_open(l->o->model, &l->tok, e);
@@ -23,6 +26,21 @@ static int load_tokenizer(struct loaded *l, struct err *e)
     if (tmpl_parse(text, n, &l->tmpl, &why))
         snprintf(l->tmpl_problem, sizeof l->tmpl_problem, "%s", why.msg);
     return 0;
+}
+
+/* A tokenizer that no grammar can be made for serves everything else. */
+static int load_grammars(struct loaded *l, const struct model *m, struct err *e)
+{
+    size_t n_eos;
+    const int32_t *eos = tok_eos_ids(l->tok, &n_eos);
+    struct err why = {0};
+    int rc = grammar_vocab_create(l->tok, eos, n_eos, model_info(m)->vocab, &l->vocab, &why);
+    if (rc && rc != -ENOMEM) {
+        snprintf(l->vocab_problem, sizeof l->vocab_problem, "%s", why.msg);
+        return 0;
+    }
+    l->grammars = rc ? NULL : grammars_create(l->vocab, GRAMMARS_BYTES);
+    return l->grammars ? 0 : err_set(e, -ENOMEM, "no memory for the tokenizer's tree of tokens");
 }
 
 /* ---- modules of --pet ---- */
@@ -158,7 +176,9 @@ int load_all(void *ctx, struct model **out, struct err *e)
     rc = model_open(l->dev, &mo, &m, e);
     if (rc)
         return rc;
-    rc = load_pets(l, m, e);
+    rc = load_grammars(l, m, e);
+    if (!rc)
+        rc = load_pets(l, m, e);
     if (rc) {
         model_close(m);
         return rc;
@@ -179,6 +199,8 @@ void loaded_free(struct loaded *l)
     free(l->module_there);
     arena_free(l->rows);
     registry_close(l->registry);
+    grammars_free(l->grammars);
+    grammar_vocab_free(l->vocab);
     tok_close(l->tok);
     tmpl_free(l->tmpl);
     kern_close(l->dev);

@@ -4,6 +4,7 @@
 
 #include "model/template.h"
 #include "model/tokenizer.h"
+#include "server/grammars.h"
 #include "server/options.h"
 #include "server/registry.h"
 #include "server/task.h"
@@ -27,9 +28,12 @@ struct loaded {
     struct kern_dev *dev;
     struct tok *tok;
     struct tmpl *tmpl;
-    char tmpl_problem[512]; /* why the backbone's template cannot be used; "" */
-    struct loaded_pet *pet; /* [o->n_pets] */
-    bool pets_fit;          /* all of --pet are loaded, and stay */
+    char tmpl_problem[512];      /* why the backbone's template cannot be used; "" */
+    struct grammar_vocab *vocab; /* of answers with a form; NULL: they cannot be had */
+    struct grammars *grammars;
+    char vocab_problem[512]; /* why not; "" */
+    struct loaded_pet *pet;  /* [o->n_pets] */
+    bool pets_fit;           /* all of --pet are loaded, and stay */
 
     struct registry *registry; /* NULL: nobody can write to one */
     struct arena *rows;

@@ -197,6 +197,8 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
         sv->tok = c->loaded.tok;
         sv->tmpl = c->loaded.tmpl;
         sv->eos = tok_eos_ids(sv->tok, &sv->n_eos);
+        sv->grammars = c->loaded.grammars;
+        sv->grammars_problem = c->loaded.vocab_problem;
         fingerprint(m, sv->mi, sv->fingerprint);
         sv->target = model_pet_target(m);
         for (size_t i = 0; i < c->o.n_pets; i++)
@@ -212,6 +214,8 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
     }
     if (c->loaded.tmpl_problem[0])
         log_line("warning", "the chat template cannot be used: %s", c->loaded.tmpl_problem);
+    if (c->loaded.vocab_problem[0])
+        log_line("warning", "structured output cannot be served: %s", c->loaded.vocab_problem);
     if (sv->state != SERVER_LOADING) /* it was told to stop meanwhile */
         return;
     sv->state = SERVER_READY;

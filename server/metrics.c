@@ -310,6 +310,18 @@ static void put_prefix(const struct server *sv, const char *labels, struct buf *
              "", atomic_load(&s->pages_idle));
 }
 
+static void put_grammars(const struct server *sv, struct buf *b)
+{
+    struct grammars_stats s;
+    if (!sv->grammars)
+        return;
+    grammars_stats(sv->grammars, &s);
+    expo_one(b, "cpet_grammars", "gauge", "Compiled forms of answers that are kept.", "", s.n);
+    expo_head(b, "cpet_grammar_lookups_total", "counter", "Requests with a form, by whether it was compiled already.");
+    buf_printf(b, "cpet_grammar_lookups_total{result=\"hit\"} %llu\ncpet_grammar_lookups_total{result=\"miss\"} %llu\n",
+               (unsigned long long)s.hits, (unsigned long long)s.misses);
+}
+
 static void put_engine(const struct server *sv, struct buf *b)
 {
     const struct engine_stats *s = engine_stats(sv->en);
@@ -464,6 +476,7 @@ void metrics_text(const struct server *sv, struct buf *b)
     put_vllm(sv, labels.data, b);
     put_prefix(sv, labels.data, b);
     put_engine(sv, b);
+    put_grammars(sv, b);
     put_tasks(sv, b);
     buf_free(&labels);
 }

@@ -36,10 +36,14 @@ static struct kern_sample settings(const struct gen *g)
                                 .n_top = p->n_top};
 }
 
-static void sample_next(const struct gen_run *r, struct kern_sample *k)
+/* Fails when the mask cannot be had; the generation then ends at the next step. The mask is good until the token is
+ * taken. */
+static int sample_next(struct gen_run *r, struct kern_sample *k)
 {
-    const struct gen *g = r->g;
+    struct gen *g = r->g;
     *k = settings(g);
+    if (r->form && grammar_mask(r->form, &k->mask))
+        return g->failed = -ENOMEM;
     k->sequence = r->choice;
     k->position = r->n_out;
     bool hold = g->bias_min && r->n_out < g->spec.min_tokens;
@@ -47,6 +51,7 @@ static void sample_next(const struct gen_run *r, struct kern_sample *k)
     k->n_bias = hold ? g->n_bias_min : g->spec.n_bias;
     k->seen = r->seen;
     k->n_seen = r->n_seen;
+    return 0;
 }
 
 static void sample_target(const struct gen *g, int32_t target, struct kern_sample *k)
@@ -151,9 +156,9 @@ static struct sched_part *add_part(struct sched *s, struct gen *g, struct gen_ru
 static bool plan_run(struct sched *s, struct gen_run *r)
 {
     struct gen *g = r->g;
-    if (gen_room(g) <= g->n_planned || r->len >= r->reserved || see_prompt(r))
+    if (gen_room(g) <= g->n_planned || r->len >= r->reserved || see_prompt(r) ||
+        sample_next(r, &s->sample[s->n_logits]))
         return false;
-    sample_next(r, &s->sample[s->n_logits]);
     add_part(s, g, r, r->seq, &r->fed[r->n_out], 1, 1);
     g->n_planned++;
     s->tenant[g->spec.tenant].served++;
@@ -250,10 +255,8 @@ static bool plan_chunk(struct sched *s, struct gen *g, uint32_t *budget)
         uint32_t pos = pos0 + n - n_logits + i;
         if (pos + 1 < end)
             sample_target(g, g->spec.prompt[pos + 1], &k[i]);
-        else if (see_prompt(&g->run[0]))
+        else if (see_prompt(&g->run[0]) || sample_next(&g->run[0], &k[i]))
             return false;
-        else
-            sample_next(&g->run[0], &k[i]);
     }
     add_part(s, g, NULL, g->run[g->base].seq, g->spec.prompt + pos0, n, n_logits);
     s->span[s->n_parts - 1].pool = g->spec.pool;
@@ -354,6 +357,18 @@ static void feed(struct gen_run *r, int32_t token)
     r->fed[r->n_out + 1] = token;
 }
 
+/* Moves r's form on by a token that does not end it. True when nothing more may follow. With every allowed token at
+ * -infinity the sampler still takes one that the mask allows, so a refusal is a fault of ours. */
+static bool form_is_whole(struct gen_run *r, int32_t token)
+{
+    if (!r->form)
+        return false;
+    int rc = grammar_accept(r->form, token);
+    if (rc)
+        r->g->failed = rc == -ENOMEM ? rc : -EIO;
+    return !rc && grammar_over(r->form);
+}
+
 /* A sampled token of run r. Returns true when the run is over. */
 static bool take_token(struct gen_run *r, const struct kern_sampled *t)
 {
@@ -361,7 +376,12 @@ static bool take_token(struct gen_run *r, const struct kern_sampled *t)
     feed(r, t->token);
     r->n_out++;
     struct gen_event ev = {.token = t->token, .logprob = t->logprob, .choice = r->choice};
-    ev.finish = ends(g, t->token) ? GEN_STOP : r->n_out >= g->spec.max_tokens ? GEN_LENGTH : GEN_NOT_YET;
+    if (ends(g, t->token))
+        ev.finish = GEN_STOP;
+    else if (form_is_whole(r, t->token))
+        ev.finish = GEN_WHOLE;
+    else
+        ev.finish = r->n_out >= g->spec.max_tokens ? GEN_LENGTH : GEN_NOT_YET;
     if (penalised(&g->spec) && !ev.finish)
         see(r, t->token, true);
     if (!atomic_load_explicit(&g->first_ns, memory_order_relaxed))

@@ -282,7 +282,9 @@ static void end_cancelled_and_late(struct sched *s, uint64_t now_ns)
         if (atomic_load_explicit(&g->cancelled, memory_order_relaxed))
             sched_end(s, g, -ECANCELED, "cancelled");
         else if (g->failed)
-            sched_end(s, g, g->failed, "the server is out of memory");
+            sched_end(s, g, g->failed,
+                      g->failed == -EIO ? "a token outside of the answer's form was sampled"
+                                        : "the server is out of memory");
         else if (g->spec.deadline_ns && now_ns >= g->spec.deadline_ns)
             sched_end(s, g, -ETIMEDOUT, "the request took longer than the server's limit");
     }

@@ -10,6 +10,7 @@
 #include "model/template.h"
 #include "model/tokenizer.h"
 #include "server/engine.h"
+#include "server/grammars.h"
 #include "server/http.h"
 #include "server/keys.h"
 #include "server/metrics.h"
@@ -39,6 +40,8 @@ struct server {
     struct tmpl *tmpl; /* the backbone's chat template; NULL: none */
     const int32_t *eos;
     size_t n_eos;
+    struct grammars *grammars; /* NULL: answers with a form cannot be had, for grammars_problem */
+    const char *grammars_problem;
     char fingerprint[32];            /* "" : none */
     struct model_info info;          /* a copy: a worker may still tokenize when the engine closes the model */
     const struct model_info *mi;     /* &info; NULL before */

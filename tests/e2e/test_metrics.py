@@ -248,6 +248,15 @@ def test_preemptions():
     moved("preemptions", "cpet_preemptions_total", "vllm:num_preemptions_total")
 
 
+def test_grammars():
+    with Server() as s:
+        for i, (form, hits) in enumerate((("a", 0), ("b", 0), ("a", 1))):
+            s.complete("x", structured_outputs={"regex": form})
+            result = {x["result"]: v for x, v in labels(text_of(s), "cpet_grammar_lookups_total")}
+            assert result == {"hit": hits, "miss": min(i + 1, 2)} and s.metric("cpet_grammars") == min(i + 1, 2)
+    moved("grammars", "cpet_grammars", "cpet_grammar_lookups_total")
+
+
 def test_cap():
     with scratch() as d:
         lora = write_lora(os.path.join(d, "p"), 1, 1)
@@ -273,5 +282,5 @@ def test_every_family_is_tested():
 
 if __name__ == "__main__":
     model()
-    run([test_format, test_requests_count, test_gauges_up_and_back, test_modules_and_memory, test_ready, test_prefix_cache, test_request_log, test_preemptions, test_cap,
-         test_every_family_is_tested], "e2e/metrics")
+    run([test_format, test_requests_count, test_gauges_up_and_back, test_modules_and_memory, test_ready, test_prefix_cache, test_request_log, test_preemptions, test_grammars,
+         test_cap, test_every_family_is_tested], "e2e/metrics")

@@ -104,6 +104,29 @@ def test_errors():
     expect(openai.BadRequestError, lambda: chat(tools=[{"type": "function", "function": {"name": "f"}}]), param="tools")
 
 
+def test_form():
+    """The client's own parse(): a pydantic model becomes a strict schema, and the answer one of it."""
+    import typing
+
+    import pydantic
+
+    class Item(pydantic.BaseModel):
+        kind: typing.Literal["return", "repair"]
+        count: int = pydantic.Field(ge=0, le=99)
+
+    class Order(pydantic.BaseModel):
+        items: list[Item] = pydantic.Field(max_length=3)
+        urgent: bool
+        note: typing.Optional[typing.Literal["none", "call back"]]
+
+    ask = [{"role": "user", "content": "The kettle is broken, please repair it soon."}]
+    for t in (0, 1):
+        r = client().chat.completions.parse(model="base", messages=ask, response_format=Order, temperature=t, seed=1, max_tokens=200)
+        assert r.choices[0].finish_reason == "stop" and isinstance(r.choices[0].message.parsed, Order), r
+    r = client().chat.completions.create(model="base", messages=ask, max_tokens=20, extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
+    assert r.choices[0].message.content in ("yes", "no") and r.choices[0].finish_reason == "stop"
+
+
 def test_vllm_fields():
     r = client().completions.create(model="base", prompt="One two three", max_tokens=2, best_of=3, temperature=1,
                                     extra_body={"prompt_logprobs": 1, "return_token_ids": True})
@@ -136,5 +159,5 @@ def test_leaves_midway():
 
 if __name__ == "__main__":
     model()
-    run([test_models, test_completion, test_n_and_stream, test_chat, test_chat_stream, test_stop, test_errors, test_vllm_fields,
-         test_busy, test_leaves_midway], "e2e/openai")
+    run([test_models, test_completion, test_n_and_stream, test_chat, test_chat_stream, test_stop, test_errors, test_form,
+         test_vllm_fields, test_busy, test_leaves_midway], "e2e/openai")

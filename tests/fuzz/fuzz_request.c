@@ -25,6 +25,8 @@ static const struct req_limits tight = {
     .max_stop_len = 8,
     .max_bias = 2,
     .max_logprobs = 2,
+    .max_grammar = 40,
+    .max_grammar_choices = 2,
     .max_tokens = 64,
     .vocab = 100,
 };
@@ -36,6 +38,20 @@ static void defaults(struct req *r, const struct req_sampling *d, const struct r
     const struct req_sampling *s = &r->sampling;
     if (s->n_stop > lim->max_stop || s->n_bias > lim->max_bias || s->max_tokens > lim->max_tokens ||
         (s->max_tokens && s->min_tokens > s->max_tokens))
+        abort();
+}
+
+/* A form has what its kind needs, within the limits. */
+static void form(const struct req *r, const struct req_limits *lim)
+{
+    const struct req_grammar *g = &r->grammar;
+    size_t bytes = g->text.len;
+    for (size_t i = 0; i < g->n_choices; i++)
+        bytes += g->choice[i].len;
+    bool text = g->kind == REQ_JSON_SCHEMA || g->kind == REQ_REGEX;
+    if (bytes > lim->max_grammar || g->n_choices > lim->max_grammar_choices || text != (g->text.len > 0) ||
+        (g->kind == REQ_CHOICE) != (g->n_choices > 0) || (g->kind != REQ_ANY) != (g->param != NULL) ||
+        (g->kind && r->sampling.ignore_eos))
         abort();
 }
 
@@ -56,6 +72,7 @@ static void parse(const char *body, size_t size, const struct req_limits *lim, s
         if (!req_parse_completion(body, size, lim, a, &r, &e)) {
             if (!r->model.ptr || !r->n_prompts || !r->n)
                 abort();
+            form(r, lim);
             defaults(r, every, lim);
         }
         r = NULL;

@@ -18,6 +18,26 @@ bodies = {
     "x_defaults": {"temperature": 0.5, "stop": ["x"], "logit_bias": {"1": 1}, "max_tokens": 2, "seed": 3},
     "x_min_above_max": {"min_tokens": 50, "max_tokens": 60}, "x_bool": dict(base, stream=1), "x_bodies": "x" * 5000,
 }
+schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+named = {"name": "n", "schema": schema, "strict": True, "description": "d"}
+for name, form in {"text": {"type": "text"}, "object": {"type": "json_object"}, "schema": {"type": "json_schema", "json_schema": named}, "type": {"type": "xml"},
+                   "no_type": {}, "list": [], "member": {"type": "text", "x": 1}, "name": {"type": "json_schema", "json_schema": dict(named, name="a b")},
+                   "no_name": {"type": "json_schema", "json_schema": {"schema": {}}}, "no_schema": {"type": "json_schema", "json_schema": {"name": "n"}},
+                   "schema_text": {"type": "json_schema", "json_schema": dict(named, schema="{}")}, "strict": {"type": "json_schema", "json_schema": dict(named, strict=2)},
+                   "short": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}.items():
+    bodies["x_format_" + name] = dict(base if len(name) % 2 else chat, response_format=form)
+for name, form in {"json": {"json": schema}, "json_text": {"json": "{}"}, "regex": {"regex": "a+"}, "choice": {"choice": ["a", "b"]}, "choices": {"choice": ["a", "b", "c"]},
+                   "choice_long": {"choice": ["x" * 30, "y" * 30]}, "choice_empty": {"choice": [""]}, "object": {"json_object": True}, "two": {"regex": "a", "choice": ["b"]},
+                   "none": {"json": None}, "grammar": {"grammar": "root ::= x"}, "off": {"json_object": False, "disable_any_whitespace": False}, "list": []}.items():
+    bodies["x_outputs_" + name] = dict(base if len(name) % 2 else chat, structured_outputs=form)
+bodies |= {
+    "x_two_forms": dict(base, response_format={"type": "json_object"}, structured_outputs={"regex": "a"}),
+    "x_form_eos": dict(base, response_format={"type": "json_object"}, ignore_eos=True), "x_guided": dict(base, guided_json={}),
+    "x_best_of": dict(base, best_of=3, n=2), "x_best_of_low": dict(base, best_of=1, n=2), "x_best_of_stream": dict(base, best_of=2, stream=True),
+    "x_best_of_many": dict(base, best_of=128, prompt=["a", "b", "c"]), "x_prompt_logprobs": dict(base, prompt_logprobs=2, max_tokens=0),
+    "x_prompt_logprobs_stream": dict(chat, prompt_logprobs=1, stream=True), "x_ids": dict(chat, return_token_ids=True, return_tokens_as_token_ids=True),
+    "x_tool_choice": dict(chat, tool_choice="none"), "x_tool_choice_auto": dict(chat, tool_choice="auto"), "x_completion_tokens": dict(chat, max_completion_tokens=2, min_tokens=3),
+}
 for name, body in bodies.items():
     with open(os.path.join(HERE, name), "w", encoding="utf-8") as f:
         json.dump(body, f)

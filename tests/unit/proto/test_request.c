@@ -314,8 +314,6 @@ static void test_chat_fields(void **state)
     bad(true, "{\"model\":\"m\"," HI ",\"top_logprobs\":21,\"logprobs\":true}", "top_logprobs", "0 to 20");
     bad(true, "{\"model\":\"m\"," HI ",\"max_tokens\":3,\"max_completion_tokens\":4}", "max_completion_tokens",
         "differ");
-    bad(true, "{\"model\":\"m\"," HI ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
-        "not supported");
     bad(true, "{\"model\":\"m\"," HI ",\"best_of\":2}", "best_of", "not supported in chat");
     bad(true, "{\"model\":\"m\"," HI ",\"tool_choice\":\"auto\"}", "tool_choice", "not supported");
     bad(true, "{\"model\":\"m\"," HI ",\"tool_choice\":{\"type\":\"function\"}}", "tool_choice", "not supported");
@@ -331,6 +329,156 @@ static void test_chat_fields(void **state)
     assert_int_equal(none->prompt_logprobs, 2);
     assert_true(none->return_token_ids && !none->tokens_as_ids && none->best_of == 1);
     bad(true, "{\"model\":\"m\"," HI ",\"chat_template_kwargs\":{}}", "chat_template_kwargs", "not supported");
+}
+
+/* ---- forms ---- */
+
+static const struct req_grammar *form(const char *fields)
+{
+    return &completion(fields)->grammar;
+}
+
+#define SCHEMA(s) "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a-Z_9\",\"schema\":" s "}}"
+
+static void test_forms(void **state)
+{
+    (void)state;
+    assert_int_equal(form("")->kind, REQ_ANY);
+    assert_int_equal(form("\"response_format\":{\"type\":\"text\"}")->kind, REQ_ANY);
+    assert_int_equal(form("\"response_format\":{\"type\":\"json_object\",\"json_schema\":null}")->kind,
+                     REQ_JSON_OBJECT);
+    assert_int_equal(form("\"structured_outputs\":{\"json_object\":true}")->kind, REQ_JSON_OBJECT);
+    const struct req_grammar *g =
+        form(SCHEMA("{ \"z\": 1.0, \"b\" : [true, 12345678901], \"a\": \"\\u0000\\u00e9\" }"));
+    assert_int_equal(g->kind, REQ_JSON_SCHEMA);
+    assert_string_equal(g->text.ptr, "{\"z\":1.0,\"b\":[true,12345678901],\"a\":\"\\u0000\xC3\xA9\"}");
+    assert_string_equal(g->param, "response_format");
+    g = form(
+        "\"response_format\":{\"json_schema\":{\"schema\":{},\"strict\":true,\"description\":\"d\",\"name\":\"n\"},"
+        "\"type\":\"json_schema\"}");
+    assert_string_equal(g->text.ptr, "{}");
+    g = form("\"structured_outputs\":{\"json\":{\"type\":\"object\"},\"regex\":null,\"json_object\":false,"
+             "\"disable_any_whitespace\":false}");
+    assert_string_equal(g->text.ptr, "{\"type\":\"object\"}");
+    assert_string_equal(g->param, "structured_outputs");
+    g = form("\"structured_outputs\":{\"json\":\"{\\\"type\\\": 1}\"},\"response_format\":{\"type\":\"text\"}");
+    assert_int_equal(g->kind, REQ_JSON_SCHEMA);
+    assert_string_equal(g->text.ptr, "{\"type\": 1}");
+    g = form("\"structured_outputs\":{\"regex\":\"a\\\\d\\u0000\"}");
+    assert_int_equal(g->kind, REQ_REGEX);
+    assert_int_equal(g->text.len, 4);
+    g = form("\"structured_outputs\":{\"choice\":[\"yes\",\"n\\u0000\"]}");
+    assert_int_equal(g->kind, REQ_CHOICE);
+    assert_int_equal(g->n_choices, 2);
+    assert_int_equal(g->choice[1].len, 2);
+    struct req *r =
+        good(true, "{\"model\":\"m\"," HI ",\"response_format\":{\"type\":\"json_object\"},\"ignore_eos\":false,"
+                   "\"min_tokens\":3,\"max_tokens\":9}");
+    assert_int_equal(r->grammar.kind, REQ_JSON_OBJECT);
+    struct req_sampling *d;
+    const char *eos = "{\"ignore_eos\":true,\"top_k\":3}";
+    r = good(true, "{\"model\":\"m\"," HI ",\"response_format\":{\"type\":\"json_object\"}}");
+    assert_int_equal(req_parse_defaults(eos, strlen(eos), &req_limits_default, arena, &d, &err), 0);
+    req_apply_defaults(r, d);
+    assert_true(!r->sampling.ignore_eos && r->sampling.top_k == 3);
+}
+
+#define RF "response_format"
+#define SO "structured_outputs"
+static const struct {
+    const char *fields, *param, *says;
+} bad_forms[] = {
+    {"\"response_format\":\"json\"", RF, "object with a type"},
+    {"\"response_format\":[]", RF, "object with a type"},
+    {"\"response_format\":{}", RF, "object with a type"},
+    {"\"response_format\":{\"type\":5}", RF, "object with a type"},
+    {"\"response_format\":{\"type\":\"xml\"}", RF, "'xml' is not supported"},
+    {"\"response_format\":{\"type\":\"structural_tag\"}", RF, "'structural_tag' is not supported"},
+    {"\"response_format\":{\"type\":\"json_object\",\"schema\":{}}", RF, "no field 'schema'"},
+    {"\"response_format\":{\"type\":\"text\",\"json_schema\":{}}", RF, "no field 'json_schema'"},
+    {"\"response_format\":{\"type\":\"json_schema\"}", RF, "json_schema must be an object"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":[]}", RF, "json_schema must be an object"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{}}}", RF, "name is required"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a b\",\"schema\":{}}}", RF, "1 to 64"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\\u0000\",\"schema\":{}}}", RF,
+     "1 to 64"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"\",\"schema\":{}}}", RF, "1 to 64"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":7,\"schema\":{}}}", RF, "name must be"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\"}}", RF, "schema is required"},
+    {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":null}}", RF,
+     "schema is required"},
+    {SCHEMA("\"{}\""), RF, "must be an object (a JSON schema)"},
+    {SCHEMA("true"), RF, "must be an object (a JSON schema)"},
+    {SCHEMA("{},\"strict\":1"), RF, "strict must be true or false"},
+    {SCHEMA("{},\"description\":[]"), RF, "description must be a string"},
+    {SCHEMA("{},\"x\":1"), RF, "unknown field 'x'"},
+    {SCHEMA("{}") ",\"ignore_eos\":true", "ignore_eos", "cannot be combined with response_format"},
+    {SCHEMA("{}") ",\"structured_outputs\":{\"regex\":\"a\"}", SO, "only one form"},
+    {"\"structured_outputs\":{\"regex\":\"a\"}," SCHEMA("{}"), RF, "only one form"},
+    {"\"structured_outputs\":[]", SO, "must be an object"},
+    {"\"structured_outputs\":{}", SO, "must have one of"},
+    {"\"structured_outputs\":{\"json\":null,\"json_object\":false}", SO, "must have one of"},
+    {"\"structured_outputs\":{\"json\":{},\"regex\":\"a\"}", SO, "only one form"},
+    {"\"structured_outputs\":{\"json_object\":true,\"choice\":[\"a\"]}", SO, "only one form"},
+    {"\"structured_outputs\":{\"json\":5}", SO, "must be an object (a JSON schema)"},
+    {"\"structured_outputs\":{\"json\":\"\"}", SO, "string of 1"},
+    {"\"structured_outputs\":{\"regex\":\"\"}", SO, "string of 1"},
+    {"\"structured_outputs\":{\"regex\":{}}", SO, "string of 1"},
+    {"\"structured_outputs\":{\"choice\":[]}", SO, "list of 1 to 1024"},
+    {"\"structured_outputs\":{\"choice\":\"a\"}", SO, "list of 1 to 1024"},
+    {"\"structured_outputs\":{\"choice\":[\"a\",\"\"]}", SO, "choice[1] must be a string"},
+    {"\"structured_outputs\":{\"choice\":[\"a\",1]}", SO, "choice[1] must be a string"},
+    {"\"structured_outputs\":{\"json_object\":1}", SO, "true or false"},
+    {"\"structured_outputs\":{\"grammar\":\"root ::= x\"}", SO, "structured_outputs.grammar is not supported"},
+    {"\"structured_outputs\":{\"structural_tag\":\"{}\"}", SO, "structural_tag is not supported"},
+    {"\"structured_outputs\":{\"json\":{},\"whitespace_pattern\":\" \"}", SO, "whitespace_pattern is not supported"},
+    {"\"structured_outputs\":{\"json\":{},\"disable_any_whitespace\":true}", SO, "is not supported"},
+    {"\"guided_json\":{}", "guided_json", "use structured_outputs: {\"json\""},
+    {"\"guided_regex\":\"a\"", "guided_regex", "use structured_outputs: {\"regex\""},
+    {"\"guided_choice\":[\"a\"]", "guided_choice", "use structured_outputs: {\"choice\""},
+    {"\"guided_grammar\":\"\"", "guided_grammar", "guided_grammar is not supported"},
+};
+
+static void test_bad_forms(void **state)
+{
+    (void)state;
+    char body[512];
+    for (size_t i = 0; i < sizeof bad_forms / sizeof bad_forms[0]; i++) {
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"prompt\":\"p\",%s}", bad_forms[i].fields);
+        bad(false, body, bad_forms[i].param, bad_forms[i].says);
+        snprintf(body, sizeof body, "{\"model\":\"m\"," HI ",%s}", bad_forms[i].fields);
+        bad(true, body, bad_forms[i].param, bad_forms[i].says);
+    }
+    struct req_sampling *d;
+    const char *text = "{\"response_format\":{\"type\":\"json_object\"}}";
+    assert_int_equal(req_parse_defaults(text, strlen(text), &req_limits_default, arena, &d, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "not supported in a task's defaults"));
+}
+
+static void test_form_limits(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *form, *says;
+    } over[] = {
+        {"{\"json\":{\"a\":\"123456789\"}}", "has 17 bytes, the limit is 16"},
+        {"{\"json\":\"12345678901234567\"}", "1 to 16 bytes"},
+        {"{\"regex\":\"12345678901234567\"}", "1 to 16 bytes"},
+        {"{\"choice\":[\"123456789\",\"12345678\"]}", "has 17 bytes, the limit is 16"},
+        {"{\"choice\":[\"a\",\"b\",\"c\"]}", "1 to 2 strings"},
+    };
+    struct req_limits lim = req_limits_default;
+    lim.max_grammar = 16;
+    lim.max_grammar_choices = 2;
+    for (size_t i = 0; i < sizeof over / sizeof over[0]; i++) {
+        char body[200];
+        struct req *r;
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"prompt\":\"p\",\"structured_outputs\":%s}", over[i].form);
+        assert_int_equal(req_parse_completion(body, strlen(body), &lim, arena, &r, &err), -EINVAL);
+        if (!strstr(err.msg, over[i].says))
+            fail_msg("%s: %s", over[i].form, err.msg);
+        assert_int_equal(req_parse_completion(body, strlen(body), &req_limits_default, arena, &r, &err), 0);
+    }
 }
 
 static void test_malformed(void **state)
@@ -509,10 +657,11 @@ static void test_suite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields),    cmocka_unit_test(test_prompts),     cmocka_unit_test(test_bad_fields),
-        cmocka_unit_test(test_chat),      cmocka_unit_test(test_chat_fields), cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_limits),    cmocka_unit_test(test_defaults),    cmocka_unit_test(test_suite),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_fields),      cmocka_unit_test(test_prompts),     cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_chat),        cmocka_unit_test(test_chat_fields), cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_limits),      cmocka_unit_test(test_defaults),    cmocka_unit_test(test_suite),
+        cmocka_unit_test(test_no_memory),   cmocka_unit_test(test_forms),       cmocka_unit_test(test_bad_forms),
+        cmocka_unit_test(test_form_limits),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

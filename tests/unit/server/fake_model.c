@@ -264,6 +264,22 @@ static uint64_t *row_at(const struct model *m, const struct fseq *s, uint32_t i)
     return &m->page[s->pages[i / KERN_PAGE_TOKENS]].row[i % KERN_PAGE_TOKENS];
 }
 
+/* The first token from its own on that the mask allows and no bias forbids; with none, the first that it allows. */
+static void masked(const struct kern_sample *k, struct kern_sampled *out)
+{
+    for (uint32_t i = 0; i < 2 * 1000; i++) {
+        uint32_t t = ((uint32_t)out->token + i) % 1000;
+        bool forbidden = false;
+        for (uint32_t j = 0; j < k->n_bias; j++)
+            forbidden |= k->bias[j].token == (int32_t)t && k->bias[j].add == -INFINITY;
+        if (k->mask[t / 32] >> (t % 32) & 1u && (!forbidden || i >= 1000)) {
+            out->token = (int32_t)t;
+            return;
+        }
+    }
+    abort();
+}
+
 static void sample(const struct model *m, const struct fseq *s, uint32_t n, const struct kern_sample *k,
                    struct kern_sampled *out)
 {
@@ -280,6 +296,8 @@ static void sample(const struct model *m, const struct fseq *s, uint32_t n, cons
     out->token = k->target >= 0 ? k->target : (int32_t)(100 + h % 800);
     if (k->target < 0 && m->o.eos_after && k->position + 1 >= (uint64_t)m->o.eos_after && !no_eos)
         out->token = m->o.eos;
+    if (k->mask && k->target < 0)
+        masked(k, out);
     out->logprob = -(float)(h % 1000) / 100;
     for (int i = 0; i < k->n_top; i++) {
         out->top_id[i] = (int32_t)(h % 900) + i;
