@@ -22,11 +22,11 @@ struct call_prompt {
     struct req_str text; /* of a text prompt: for echo */
     const int32_t *id;
     size_t n;
-    struct buf scores;                  /* its prompt_logprobs as JSON, as they come */
-    size_t n_context;                   /* score: tokens before those that are scored */
-    uint64_t submitted_ns, admitted_ns; /* 0: not yet */
-    const struct hash *keys;            /* as gen_spec.keys */
-    uint32_t n_cached;                  /* as gen's */
+    struct buf scores;       /* its prompt_logprobs as JSON, as they come */
+    size_t n_context;        /* score: tokens before those that are scored */
+    uint64_t admitted_ns;    /* 0: not yet */
+    const struct hash *keys; /* as gen_spec.keys */
+    uint32_t n_cached;       /* as gen's */
 };
 
 struct call {
@@ -76,6 +76,7 @@ struct call {
     enum series_outcome outcome;
     struct err failure; /* of outcome SERIES_ERROR */
     uint64_t start_ns, first_ns;
+    uint64_t queued_ns; /* when all was known that its generations need, but for the modules in memory */
 };
 
 /* Answers with an error (before a stream began by HTTP status, later inside it), and cancels what runs. */

@@ -319,9 +319,8 @@ static void times(struct call *c, struct gen *g, struct call_prompt *p, struct c
     if (!c->first_ns)
         c->first_ns = now;
     if (!p->admitted_ns) {
-        p->submitted_ns = g->submitted_ns;
         p->admitted_ns = atomic_load(&g->admitted_ns);
-        histogram_add(&m->queue, (double)(p->admitted_ns - p->submitted_ns) * 1e-9);
+        histogram_add(&m->queue, (double)(p->admitted_ns - c->queued_ns) * 1e-9); /* waiting for modules is waiting */
     }
     if (!ch->first_ns) {
         ch->first_ns = now;

@@ -111,6 +111,7 @@ static void on_look(uv_timer_t *t)
 void call_admit(struct call *c)
 {
     struct server *sv = c->sv;
+    c->queued_ns = mono_ns();
     c->want.ready = on_ready;
     c->want.user = c;
     if (sv->o->request_timeout_ms)

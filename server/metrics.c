@@ -251,7 +251,8 @@ static void put_vllm_histograms(const struct metrics *m, const char *labels, str
     put_seconds(b, "vllm:inter_token_latency_seconds", labels, &m->between_tokens, "Between a choice's tokens.");
     put_seconds(b, "vllm:request_time_per_output_token_seconds", labels, &m->each_token,
                 "Mean time between tokens, a finished choice.");
-    put_seconds(b, "vllm:request_queue_time_seconds", labels, &m->queue, "From submission to admission.");
+    put_seconds(b, "vllm:request_queue_time_seconds", labels, &m->queue,
+                "From all being known to admission, waiting for modules too.");
     put_seconds(b, "vllm:request_prefill_time_seconds", labels, &m->prefill, "From admission to first token.");
     put_seconds(b, "vllm:request_decode_time_seconds", labels, &m->decode, "From first to last token.");
     put_seconds(b, "vllm:request_inference_time_seconds", labels, &m->inference, "From admission to last token.");

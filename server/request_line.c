@@ -97,7 +97,7 @@ static void put_call(struct buf *b, const struct server *sv, const struct call *
     put_finish_reasons(b, c);
     buf_printf(b, ", \"prompt_tokens\": %u, \"cached_tokens\": %u, \"completion_tokens\": %u", u.prompt_tokens,
                u.cached_tokens, u.completion_tokens);
-    put_ms(b, "queue_ms", p ? p->submitted_ns : 0, p ? p->admitted_ns : 0);
+    put_ms(b, "queue_ms", c->queued_ns, p ? p->admitted_ns : 0);
     put_ms(b, "first_token_ms", c->first_ns ? c->start_ns : 0, c->first_ns);
     put_ms(b, "total_ms", c->start_ns, now_ns);
     put_text(b, "error_param", c->failure.param[0] ? c->failure.param : NULL);

@@ -20,7 +20,7 @@ COMP = "/v1/completions"
 # Constant once the server runs, or moved by what a test cannot bring about (a step that fails).
 STILL = {"cpet_start_time_seconds", "process_start_time_seconds", "process_max_fds", "process_virtual_memory_bytes",
          "cpet_weight_bytes", "cpet_kv_pages", "vllm:cache_config_info", "vllm:max_gpu_lora_adapters",
-         "vllm:num_cpu_loaded_lora_adapters", "cpet_step_errors_total", "cpet_tenants", "cpet_tasks"}
+         "vllm:num_cpu_loaded_lora_adapters", "cpet_step_errors_total", "cpet_tenants", "cpet_modules_budget_bytes", "cpet_admin_operations", "cpet_module_load_errors_total"}
 MOVES = {}  # family -> the test that saw it move
 
 
@@ -140,8 +140,8 @@ def test_requests_count():
 
 def test_gauges_up_and_back():
     with scratch() as d:
-        lora = write_lora(os.path.join(d, "p"), 1, 4)
-        with Server("--pet", "a=" + lora, "--pet", "b=" + lora, "--max-seqs", "1", "--max-queue", "1", "--inject-delay-ms", "2") as s:
+        lora, other = (write_lora(os.path.join(d, "p%d" % i), i, 4) for i in (1, 2))
+        with Server("--pet", "a=" + lora, "--pet", "b=" + other, "--max-seqs", "1", "--max-queue", "1", "--inject-delay-ms", "2") as s:
             names = ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "cpet_requests_active",
                      "cpet_connections", "process_open_fds"]
             idle = sums(s.metrics())
@@ -193,6 +193,43 @@ def test_modules_and_memory():
           "process_resident_memory_bytes", "cpet_resident_bytes", "vllm:lora_adapter_load_seconds")
 
 
+def test_residency():
+    with scratch() as d:
+        for i in (1, 2):
+            write_lora(os.path.join(d, "m%d" % i), i, 16)
+        with Server("--pet", "a=" + os.path.join(d, "m1")) as s:
+            size = s.metric("cpet_modules_resident_bytes")
+        with Server("--module-root", d, "--pet-bytes", str(int(1.5 * size))) as s:
+            def admin(path, body):
+                status, _, data = s.request("POST", path, body, admin=True)
+                assert status == 200, (status, data)
+            state = lambda which: [v for x, v in labels(text_of(s), "cpet_modules") if x["state"] == which][0]
+            assert (s.metric("cpet_modules_resident"), s.metric("cpet_tasks"), state("ready")) == (0, 1, 0)
+            for i in (1, 2):
+                admin("/v1/load_lora_adapter", {"lora_name": "m%d" % i, "lora_path": "m%d" % i})
+            assert s.metric("cpet_tasks") == 3 and state("ready") == 2
+            s.complete("x", model="m1", max_tokens=1)
+            one = s.metric("cpet_module_loads_total")
+            assert one >= 1 and s.metric("cpet_modules_resident") == 1 == s.metric("vllm:lora_adapter_loaded")
+            busy = s.open_stream(COMP, {"model": "m1", "prompt": "x", "max_tokens": 4000, "ignore_eos": True})
+            busy.getresponse().readline()
+            other = s.open_stream(COMP, {"model": "m2", "prompt": "x", "max_tokens": 2})
+            wait_until(lambda: s.metric("cpet_requests_waiting_for_modules") == 1, "a request that waits for its module", 60)
+            assert s.metric("vllm:num_requests_waiting") == 1
+            busy.close()
+            assert b"[DONE]" in other.getresponse().read()
+            assert s.metric("cpet_requests_waiting_for_modules") == 0 == s.metric("vllm:num_requests_waiting")
+            assert s.metric("cpet_module_evictions_total") >= 1 and s.metric("cpet_modules_resident") == 1
+            assert [x["adapter_name"] for x, _ in labels(text_of(s), "vllm:lora_adapter_loaded")] == ["m2"]
+            assert s.metric("vllm:lora_adapter_load_seconds_count") == s.metric("cpet_module_loads_total") > one
+            assert 0 < s.metric("cpet_modules_resident_bytes") <= s.metric("cpet_modules_budget_bytes")
+            for i in (1, 2):
+                admin("/v1/unload_lora_adapter", {"lora_name": "m%d" % i})
+            wait_until(lambda: s.metric("cpet_modules_resident") == 0, "the modules gone")
+            assert s.metric("cpet_modules_resident_bytes") == 0 and s.metric("cpet_tasks") == 1 and state("ready") == 0
+        moved("residency", "cpet_tasks", "cpet_modules", "cpet_module_loads_total", "cpet_module_evictions_total", "cpet_requests_waiting_for_modules")
+
+
 def test_ready():
     with Server(wait=False) as s:
         assert s.metric("cpet_ready") == 0
@@ -240,7 +277,7 @@ def test_preemptions():
     with Server("--kv-bytes", "10M", "--max-context", "256") as s:
         assert s.metric("vllm:num_preemptions_total") == 0
         streams = [s.open_stream(COMP, {"model": "base", "prompt": "Once", "max_tokens": 240, "ignore_eos": True}) for _ in range(8)]
-        wait_until(lambda: s.metric("cpet_preemptions_total") > 0, "a preemption")
+        wait_until(lambda: s.metric("cpet_preemptions_total") > 0, "a preemption", 60)
         for c in streams:
             c.close()
         wait_until(lambda: s.metric("cpet_requests_active") == 0, "nothing at work")
@@ -282,5 +319,5 @@ def test_every_family_is_tested():
 
 if __name__ == "__main__":
     model()
-    run([test_format, test_requests_count, test_gauges_up_and_back, test_modules_and_memory, test_ready, test_prefix_cache, test_request_log, test_preemptions, test_grammars,
+    run([test_format, test_requests_count, test_gauges_up_and_back, test_modules_and_memory, test_residency, test_ready, test_prefix_cache, test_request_log, test_preemptions, test_grammars,
          test_cap, test_every_family_is_tested], "e2e/metrics")
