@@ -51,7 +51,7 @@ int tok_encode(const struct tok *t, const char *text, size_t n, unsigned flags, 
 /* The bytes that an id stands for: the decoder applied to this one token, before anything that looks at its neighbours
  * (no stripping of a first space; half a character stays half). The bytes belong to t. -EINVAL for an unknown id. */
 int tok_piece(const struct tok *t, int32_t id, const char **bytes, size_t *n);
-/* The token as the vocabulary writes it; "" for an unknown id. The bytes belong to t. */
+/* The token as the vocabulary writes it, not terminated; no bytes for an unknown id. They belong to t. */
 const char *tok_written(const struct tok *t, int32_t id, size_t *n);
 /* An added token that is marked special; false for unknown ids. */
 bool tok_is_special(const struct tok *t, int32_t id);

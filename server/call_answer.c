@@ -412,7 +412,7 @@ static void gen_over(struct call *c, struct gen *g, size_t at)
     if (!g->code && g->pooled && call_pooled(c, g, at))
         fail_memory(c);
     for (size_t k = 0; !g->code && k < c->n_each; k++)
-        choice_end(&c->choice[at * c->n_each + k], "length");
+        choice_end(&c->choice[at * c->n_each + k], c->req->more ? "stop" : "length");
     gen_free(g);
 }
 

@@ -50,7 +50,7 @@ static void run(const struct tok *t, const char *text, size_t n)
     const int32_t *eos = tok_eos_ids(t, &k);
     assert(!k || eos);
     tok_chat_template(t, &k);
-    assert(tok_bos_text(t) && tok_eos_text(t));
+    assert(tok_bos_text(t) && tok_eos_text(t) && tok_pad_text(t));
     tok_space_prefix(t);
     assert(tok_bos(t) >= -1 && tok_eos(t) >= -1);
     int32_t every[34];

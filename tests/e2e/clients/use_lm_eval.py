@@ -39,17 +39,21 @@ metric_list:
 metadata:
   version: 1
 """)
-    r = subprocess.run([str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "local-completions", "--model_args",
-                        f"model=base,base_url={url}/v1/completions,tokenizer={model},tokenizer_backend=huggingface,num_concurrent=4,max_retries=1",
-                        "--include_path", str(d), "--tasks", "local_choices", "--log_samples", "--output_path", str(d / "out")],
-                       capture_output=True, text=True, timeout=900)
-    samples = list((d / "out").rglob("samples_*.jsonl"))
-    assert r.returncode == 0 and samples, r.stdout[-1500:] + r.stderr[-2500:]
-    rows = [json.loads(line) for line in samples[0].read_text().splitlines()]
-    print(next(line for line in r.stdout.splitlines() if "|acc" in line.replace(" ", "")))
+    runs = {}
+    for backend, tokenizer in (("huggingface", f"tokenizer={model},"), ("remote", "")):  # remote: /tokenizer_info, /tokenize
+        r = subprocess.run([str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "local-completions", "--model_args",
+                            f"model=base,base_url={url}/v1/completions,{tokenizer}tokenizer_backend={backend},num_concurrent=4,max_retries=1",
+                            "--include_path", str(d), "--tasks", "local_choices", "--log_samples", "--output_path", str(d / backend)],
+                           capture_output=True, text=True, timeout=900)
+        samples = list((d / backend).rglob("samples_*.jsonl"))
+        assert r.returncode == 0 and samples, r.stdout[-1500:] + r.stderr[-2500:]
+        runs[backend] = sorted((json.loads(line) for line in samples[0].read_text().splitlines()), key=lambda x: x["doc_id"])
+        print(next(line for line in r.stdout.splitlines() if "|acc" in line.replace(" ", "")))
 
+rows = runs["huggingface"]
+assert [x["filtered_resps"] for x in rows] == [x["filtered_resps"] for x in runs["remote"]], "the remote tokenizer gives others"
 pairs, got = [], []
-for row in sorted(rows, key=lambda x: x["doc_id"]):
+for row in rows:
     for a, resp in zip(sorted(row["arguments"].items()), row["filtered_resps"]):
         pairs.append([a[1]["arg_0"], a[1]["arg_1"]])
         got.append([float(resp[0]), str(resp[1]) == "True"])

@@ -322,6 +322,7 @@ static void test_open(void **state)
     assert_int_equal(tok_vocab(t), 6);
     assert_int_equal(tok_bos(t), -1);
     assert_string_equal(tok_eos_text(t), "");
+    assert_string_equal(tok_pad_text(t), "");
     tok_eos_ids(t, &n);
     assert_int_equal(n, 0);
     assert_null(tok_chat_template(t, &n));
@@ -335,7 +336,7 @@ static void test_open(void **state)
     assert_true(n == 2 && eos[0] == 2 && eos[1] == 0);
     assert_string_equal(tok_chat_template(t, &n), "J");
     tok_close(t);
-    write_text(dir, names[2], "{\"bos_token\":\"a\",\"eos_token\":\"b\"}");
+    write_text(dir, names[2], "{\"bos_token\":\"a\",\"eos_token\":\"b\",\"pad_token\":\"a\"}");
     write_text(dir, names[3], "{\"eos_token_id\":[2,5,2]}");
     write_text(dir, names[1],
                "{\"eos_token\":{\"content\":\"<e>\"},\"chat_template\":[{\"name\":\"tool_use\",\"template\":"
@@ -344,6 +345,12 @@ static void test_open(void **state)
     assert_int_equal(tok_bos(t), 0);
     assert_int_equal(tok_eos(t), 5);
     assert_string_equal(tok_eos_text(t), "<e>");
+    assert_string_equal(tok_pad_text(t), "a");
+    for (int32_t id = -1; id < 7; id++) {
+        const char *s = tok_written(t, id, &n);
+        if (n ? tok_id(t, s, n) != id : id == 5)
+            fail_msg("%d: '%.*s'", id, (int)n, s);
+    }
     eos = tok_eos_ids(t, &n);
     assert_true(n == 2 && eos[0] == 5 && eos[1] == 2);
     assert_string_equal(tok_chat_template(t, &n), "J"); /* the file comes first */
