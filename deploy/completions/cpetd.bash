@@ -11,7 +11,7 @@ _cpetd() {
     arg=$(sed -n "s/^  $prev \([^ ]*\).*/\1/p" <<<"$help" | head -n 1)
     case $prev:$arg in
     --*:*DIR) mapfile -t COMPREPLY < <(compgen -d -- "$cur") && compopt -o filenames ;;
-    --*:*FILE | --*:*PATH) mapfile -t COMPREPLY < <(compgen -f -- "$cur") && compopt -o filenames ;;
+    --*:*FILE* | --*:*PATH) mapfile -t COMPREPLY < <(compgen -f -- "$cur") && compopt -o filenames ;;
     --*:*'|'*) mapfile -t COMPREPLY < <(compgen -W "${arg//|/ }" -- "$cur") ;;
     --*:?*) ;;
     *)

@@ -7,7 +7,7 @@ for line in (cpetd --help 2>/dev/null | string match -r '^  --.*')
             complete -c cpetd -l $m[1] -d "$m[3]"
         case '*DIR'
             complete -c cpetd -l $m[1] -d "$m[3]" -x -a '(__fish_complete_directories)'
-        case '*FILE' '*PATH'
+        case '*FILE*' '*PATH'
             complete -c cpetd -l $m[1] -d "$m[3]" -r -F
         case '*|*'
             complete -c cpetd -l $m[1] -d "$m[3]" -x -a "$(string replace -a '|' ' ' $m[2])"

@@ -55,7 +55,7 @@ install_all() {
     etc=$box$(sed -n 's|^LoadCredential=api-keys:\(.*\)/api-keys$|\1|p' "$unit")
     mkdir -p "$etc" "$box/srv/modules" "$box/etc/systemd/system/sockets.target.wants" "$box/etc/systemd/system/multi-user.target.wants"
     cp -r "$model" "$box/srv/model" && cp "$pets/extract.pet" "$box/srv/modules/" && chmod -R a+rX "$box/srv"
-    printf '[cpetd]\nmodel = /srv/model\nname = base\npet = extract=/srv/modules/extract.pet\n' >"$etc/cpetd.conf"
+    printf '[cpetd]\nmodel = /srv/model\nname = base\npet = extract=/srv/modules/extract.pet\nrequest-log = /var/log/cpetd/requests.log\n' >"$etc/cpetd.conf"
     (
         umask 077
         printf 'acme:%s\n' "$(printf %s the-key | b2sum -l 256 | cut -d' ' -f1)" >"$etc/api-keys"
@@ -123,6 +123,26 @@ reloads() {
     sh_inside 'systemctl reload cpetd && until_is StatusText ready && is SubState running && journalctl -u cpetd -o cat | grep -q "were reloaded"'
 }
 
+# What the admin API wrote is in the state directory, and there after a restart under another temporary user.
+registry_survives_restart() {
+    sh_inside 'admin() { curl -sS -f -m 60 -o /dev/null --unix-socket /run/cpetd-admin.sock -H "Authorization: Bearer admin-secret" -X PUT "$@"; }
+    admin http://x/admin/v1/modules/written -H "Content-Type: application/octet-stream" --data-binary @/srv/modules/extract.pet &&
+        admin http://x/admin/v1/tasks/written -H "Content-Type: application/json" -d "{\"modules\": [\"written\"]}" &&
+        systemctl restart cpetd && until_is StatusText ready && ask written "\"max_tokens\": 8" | grep -q "\"completion_tokens\":8" &&
+        [ -n "$(ls /var/lib/private/cpetd)" ] && [ -s /var/log/private/cpetd/requests.log ]'
+}
+
+# A credential named in the environment, as docs/install.md has it for TLS keys.
+credential_in_environment() {
+    sh_inside 'mkdir -p /run/systemd/system/cpetd.service.d
+    printf "[Service]\nLoadCredential=other-key:/srv/other-key\nEnvironment=CPETD_ADMIN_KEY=%%d/other-key\n" >/run/systemd/system/cpetd.service.d/test.conf
+    echo some-secret >/srv/other-key && systemctl daemon-reload && systemctl restart cpetd && until_is StatusText ready || exit 1
+    p=$(systemctl show -p MainPID --value cpetd)
+    grep -zq "^CPETD_ADMIN_KEY=/run/credentials/cpetd.service/other-key$" /proc/$p/environ
+    status=$?
+    rm -r /run/systemd/system/cpetd.service.d && systemctl daemon-reload && systemctl restart cpetd && exit $status'
+}
+
 stop_loses_none() {
     sh_inside 'for i in 1 2 3 4 5 6 7 8; do ask base "\"max_tokens\": 100, \"stream\": true, \"stream_options\": {\"include_usage\": true}" >/tmp/s$i & done
     for i in 1 2 3 4 5 6 7 8; do for _ in $(seq 200); do [ -s /tmp/s$i ] && break; sleep 0.05; done; done
@@ -157,6 +177,8 @@ echo "ok test_systemd/boot"
 check answers answers
 check confined confined
 check reloads reloads
+check registry_survives_restart registry_survives_restart
+check credential_in_environment credential_in_environment
 check stop_loses_none stop_loses_none
 check socket_starts_it socket_starts_it
 check watchdog_ends_it watchdog_ends_it
