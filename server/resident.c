@@ -1,7 +1,8 @@
 /* resident.c - the budget, the queue of requests that wait, and what goes out for them.
  *
  * Loop thread only; it owns the lists, the counts and the memory of what is in. Freeing is a worker's: what goes out is
- * put on `trash`, and the next job takes it along and frees it before it loads, so that the budget is kept in fact.
+ * put on `trash`, and the next job takes it along and frees it before it loads. A load starts only when all that
+ * others are still freeing leaves room for it, so that the budget is kept in fact.
  *
  * What always holds:
  *   used = the sum of need over items that are LOADING or IN, and used <= budget unless pins were adopted at start.
@@ -22,7 +23,9 @@
 
 struct resident {
     struct resident_opts o;
-    size_t used;
+    size_t used;    /* by what is in, loads, and what waits for its load */
+    size_t real;    /* by what is in, and loads that run */
+    size_t freeing; /* by what jobs that run free first */
     struct resident_item *lru_first, *lru_last;
     struct resident_item *job_first, *job_last;
     struct resident_want *first, *last;           /* the queue */
@@ -132,6 +135,7 @@ static void put_out(struct resident *r, struct resident_item *it)
     r->trash = it->mem;
     it->mem = NULL;
     r->used -= it->need;
+    r->real -= it->need;
     r->stats.n_in--;
     r->stats.bytes_in = r->used;
 }
@@ -366,6 +370,14 @@ static bool all_in(const struct resident_want *w)
 
 /* ---- jobs ---- */
 
+static void count_job(struct resident *r, const struct resident_job *j, bool begins)
+{
+    size_t load = j->load ? j->item->need : 0;
+    r->stats.n_jobs += begins ? 1 : -(size_t)1;
+    r->freeing += begins ? j->freeing : -j->freeing;
+    r->real += begins ? load : -load;
+}
+
 static struct resident_job *make_job(struct resident *r, struct resident_item *it)
 {
     struct resident_job *j = calloc(1, sizeof *j);
@@ -378,8 +390,10 @@ static struct resident_job *make_job(struct resident *r, struct resident_item *i
     j->item = it;
     j->load = j->mem != NULL;
     j->trash = r->trash;
+    for (const struct resident_mem *m = r->trash; m; m = m->next)
+        j->freeing += m->bytes;
     r->trash = NULL;
-    r->stats.n_jobs++;
+    count_job(r, j, true);
     return j;
 }
 
@@ -412,7 +426,7 @@ static int start_job(struct resident *r, struct resident_item *it)
     if (!r->o.start(r->o.ctx, j))
         return 0;
     r->trash = j->trash;
-    r->stats.n_jobs--;
+    count_job(r, j, false);
     free(j->mem);
     free(j);
     return -ENOMEM;
@@ -422,6 +436,8 @@ static void start_jobs(struct resident *r)
 {
     while (r->job_first && r->stats.n_jobs < r->o.max_jobs) {
         struct resident_item *it = r->job_first;
+        if (it->state == RESIDENT_LOADING && r->freeing && r->real + r->freeing + it->need > r->o.budget)
+            return; /* until a job is over */
         r->job_first = it->job_next;
         if (!r->job_first)
             r->job_last = NULL;
@@ -470,9 +486,9 @@ void resident_done(struct resident *r, struct resident_job *j)
 {
     struct resident_item *it = j->item;
     assert(!j->trash);
-    r->stats.n_jobs--;
+    count_job(r, j, false);
     if (it && j->load)
-        r->used -= it->need; /* fail_item and what follows count again */
+        r->used -= it->need; /* and again, as much as it really is */
     if (it && j->need)
         it->need = j->need;
     if (it && j->load)
@@ -484,6 +500,8 @@ void resident_done(struct resident *r, struct resident_job *j)
     } else if (it) {
         it->state = RESIDENT_IN;
         it->mem = j->mem;
+        it->mem->bytes = it->need;
+        r->real += it->need;
         j->mem = NULL;
         it->rc = 0;
         it->seconds = j->seconds;
@@ -569,8 +587,10 @@ void resident_adopt(struct resident *r, struct resident_item *it, size_t need, s
     it->state = RESIDENT_IN;
     it->need = need;
     it->mem = mem;
+    mem->bytes = need;
     lru_append(r, it);
     r->used += need;
+    r->real += need;
     r->stats.bytes_in = r->used;
     r->stats.n_in++;
 }

@@ -28,6 +28,7 @@ struct resident_want;
 struct resident_mem {
     struct resident_mem *next;
     struct pet_slot *slot;
+    size_t bytes; /* resident.c's */
 };
 
 enum resident_state {
@@ -63,6 +64,7 @@ struct resident_job {
     bool load;
     struct resident_mem *trash;
     struct resident_mem *mem; /* of a load */
+    size_t freeing;           /* bytes of trash; resident.c's */
     /* out */
     int rc;
     struct err err;
