@@ -19,19 +19,29 @@
 
 int g_memory_code(struct gctx *c)
 {
-    if (arena_used(c->a) >= c->lim.max_memory / 2 || arena_used(c->tmp) >= c->lim.max_memory / 2)
-        return err_set(c->e, -E2BIG, "the grammar takes more than %zu bytes to compile", c->lim.max_memory);
+    if (c->full)
+        return err_set(c->e, -E2BIG, "%s%sthe grammar takes more than %zu bytes to compile", c->where ? c->where : "",
+                       c->where && *c->where ? ": " : "", c->lim.max_memory);
     return err_set(c->e, -ENOMEM, "out of memory");
+}
+
+static void *take(struct gctx *c, struct arena *a, size_t n, size_t size)
+{
+    size_t bytes;
+    void *p = ck_mul(n ? n : 1, size, &bytes) ? NULL : arena_calloc(a, n ? n : 1, size);
+    if (!p)
+        c->full = bytes + 16 > c->lim.max_memory / 2 || arena_used(a) > c->lim.max_memory / 2 - bytes - 16;
+    return p;
 }
 
 void *g_alloc(struct gctx *c, size_t n, size_t size)
 {
-    return arena_calloc(c->a, n ? n : 1, size);
+    return take(c, c->a, n, size);
 }
 
 void *g_tmp(struct gctx *c, size_t n, size_t size)
 {
-    return arena_calloc(c->tmp, n ? n : 1, size);
+    return take(c, c->tmp, n, size);
 }
 
 int g_steps(struct gctx *c, uint64_t n)
@@ -645,52 +655,4 @@ uint32_t gdfa_match(const struct gdfa *d, const char *text, size_t n)
         i += k;
     }
     return d->label[s];
-}
-
-struct enumeration {
-    struct gctx *c;
-    const struct gdfa *d;
-    struct grammar_text *words;
-    size_t cap, n;
-    char text[4 * 256];
-};
-
-/* Depth first; a word longer than the automaton has states would mean a loop, hence infinitely many. */
-static int enumerate(struct enumeration *x, uint32_t s, size_t depth, size_t len)
-{
-    int r = 0;
-    if (depth >= x->d->n || depth >= 256) {
-        x->n = x->cap + 1;
-        return 0;
-    }
-    if (x->d->label[s] && x->n++ < x->cap) {
-        char *copy = g_tmp(x->c, len + 1, 1);
-        if (!copy)
-            return g_memory_code(x->c);
-        memcpy(copy, x->text, len);
-        x->words[x->n - 1] = (struct grammar_text){copy, len};
-    }
-    for (uint32_t i = 0; i < x->d->n_ranges && x->n <= x->cap && !r; i++) {
-        uint32_t hi = i + 1 < x->d->n_ranges ? x->d->lo[i + 1] - 1 : G_CP_MAX;
-        uint32_t to = x->d->next[(size_t)s * x->d->n_classes + x->d->cls[i]];
-        for (uint32_t cp = x->d->lo[i]; to && cp <= hi && x->n <= x->cap && !r; cp++) {
-            if (!cp || (cp >= 0xD800 && cp < 0xE000))
-                continue;
-            if (!(r = g_steps(x->c, 1)))
-                r = enumerate(x, to, depth + 1, len + utf8_put(cp, x->text + len));
-        }
-    }
-    return r;
-}
-
-int gdfa_enumerate(struct gctx *c, const struct gdfa *d, size_t cap, struct grammar_text *words, size_t *n)
-{
-    struct enumeration *x = g_tmp(c, 1, sizeof *x);
-    if (!x)
-        return g_memory_code(c);
-    x->c = c, x->d = d, x->words = words, x->cap = cap;
-    int r = d->dist[1] == G_INF ? 0 : enumerate(x, 1, 0, 0);
-    if (!r)
-        *n = x->n;
-    return r;
 }

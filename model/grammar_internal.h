@@ -25,9 +25,11 @@ struct gctx {
     struct arena *tmp; /* dropped after compilation */
     struct grammar_limits lim;
     uint64_t steps;
+    bool full; /* the last allocation that failed did so at the limit */
     struct err *e;
     const char *where; /* the JSON pointer that work is being done for, "" for none; for messages */
     struct gschema *schema;
+    struct gnum_made *numbers;
 };
 
 /* n * size bytes of the grammar's memory, cleared; NULL with c->e filled (g_memory_code) past the limit or without
@@ -108,10 +110,6 @@ static inline uint32_t gdfa_step(const struct gdfa *d, uint32_t s, uint32_t cp)
 
 /* The label of text[0..n) (valid UTF-8), 0 when it is not accepted. */
 uint32_t gdfa_match(const struct gdfa *d, const char *text, size_t n);
-/* How many words d accepts, at most cap + 1 (then there are more than cap, maybe infinitely many); where there are at
- * most cap, writes them (UTF-8) to words, in the temporary arena. */
-int gdfa_enumerate(struct gctx *c, const struct gdfa *d, size_t cap, struct grammar_text *words, size_t *n);
-
 /* ---- numbers ---- */
 
 #define G_DIGITS 48
@@ -139,6 +137,11 @@ struct gnum {
     uint32_t *next; /* [n][GNUM_SYMBOLS] */
     bool *accept;
     bool *more; /* [n] a further character may follow */
+};
+struct gnum_made { /* numbers with equal bounds share one automaton */
+    struct gnum_spec spec;
+    struct gnum *num;
+    struct gnum_made *next;
 };
 /* *out = NULL when no number fits. */
 int gnum_build(struct gctx *c, const struct gnum_spec *s, struct gnum **out);

@@ -6,7 +6,7 @@
  * - Inside a string, a key or a number most tokens never leave it. Whether they do depends on that frame alone, not on
  *   what it stands in, so this part is kept by the frame ("local"), with the list of trie nodes at which the frame has
  *   ended; only the subtrees of those are walked with the frames below.
- * - Where a string takes anything, subtrees of plain ASCII are taken whole.
+ * - Where a string's automaton stays in a state for all bytes of a subtree, the subtree is taken whole.
  * - Masks of other configurations that took long are kept by a 128-bit hash of the stack.
  *
  * The cache is bounded in bytes and starts again from nothing when it is full.
@@ -215,6 +215,39 @@ static void mark_node(const struct grammar_vocab *t, uint32_t k, uint32_t *mask)
         gbit(mask, t->token[i]);
 }
 
+struct loops { /* the bytes that lead from a state back to it, of the states seen last */
+    const struct gdfa *dfa[16];
+    uint32_t state[16];
+    struct gbytes set[16];
+};
+
+static const struct gbytes *loop_of(struct loops *l, const struct gdfa *d, uint32_t state)
+{
+    uint32_t i = state % 16;
+    if (l->dfa[i] != d || l->state[i] != state) {
+        l->dfa[i] = d;
+        l->state[i] = state;
+        l->set[i] = (struct gbytes){{0, 0}};
+        for (uint32_t b = 0x20; b < 0x80; b++)
+            if (gdfa_step(d, state, b) == state)
+                l->set[i].w[b / 64] |= (uint64_t)1 << (b % 64);
+    }
+    return &l->set[i];
+}
+
+/* Do all tokens below node k stay in the frame? */
+static bool all_stay(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t k,
+                     struct loops *l)
+{
+    const struct grammar_vocab *t = g->vocab;
+    uint32_t room;
+    const struct gdfa *d = t->tail[k] ? gleaf_loop(g, f, w, &room) : NULL;
+    if (!d || room < t->tail[k])
+        return false;
+    const struct gbytes *set = loop_of(l, d, f->a);
+    return !((t->below[k].w[0] & ~set->w[0]) | (t->below[k].w[1] & ~set->w[1]));
+}
+
 /* Fills e: tokens that stay in the frame, and where others leave it. A number is left at a node whose children may go
  * on; a string at the node of its quote, whose own tokens are good for it; a key at the node of its quote, whose tokens
  * are not marked: whether it may end there takes the stack. */
@@ -223,6 +256,7 @@ static int local_walk(const struct grammar *g, struct gstore *s, const struct gf
 {
     const struct grammar_vocab *t = g->vocab;
     struct gframe level[G_TOKEN_MAX + 1];
+    struct loops loops = {0};
     bool number = f->kind == F_NUMBER;
     level[0] = *f;
     if (number && g->shape[f->shape]->u.num->accept[f->a] && add_exit(e, 0))
@@ -246,7 +280,7 @@ static int local_walk(const struct grammar *g, struct gstore *s, const struct gf
         mark_node(t, k, e->mask);
         if (number && t->skip[k] > k + 1 && g->shape[f->shape]->u.num->accept[at->a] && add_exit(e, k))
             return -ENOMEM;
-        if (t->safe[k] && gleaf_free(g, at, w, t->longest)) {
+        if (all_stay(g, at, w, k, &loops)) {
             for (uint32_t i = t->first[k]; i < t->first[t->skip[k]]; i++)
                 gbit(e->mask, t->token[i]);
             k = t->skip[k];

@@ -275,12 +275,15 @@ static bool step(const struct work *w, struct at *a, int symbol)
     if (symbol == 12 && in_int && w->s->fraction) {
         end_int(w, a);
         a->phase = P_POINT;
+        if (!w->s->lo_open && !w->s->hi_open)
+            a->n_int = 0; /* it matters no more, and fewer states do the same */
         return true;
     }
     if ((symbol == 13 || symbol == 14) && (in_int || a->phase == P_FRAC) && w->exponent) {
         if (in_int)
             end_int(w, a);
         a->phase = P_E;
+        a->n_int = a->n_frac = a->fraction = 0;
         return true;
     }
     if ((symbol == 10 || symbol == 11) && a->phase == P_E) {
@@ -292,11 +295,14 @@ static bool step(const struct work *w, struct at *a, int symbol)
 
 static uint64_t at_hash(const struct at *a)
 {
-    const unsigned char *p = (const unsigned char *)a;
-    uint64_t h = 0xCBF29CE484222325u;
-    for (size_t i = 0; i < sizeof *a; i++)
-        h = (h ^ p[i]) * 0x100000001B3u;
-    return h ^ h >> 29;
+    uint32_t w[sizeof *a / 4];
+    uint64_t h = 0;
+    memcpy(w, a, sizeof w);
+    for (size_t i = 0; i < sizeof w / sizeof *w; i++) {
+        h = (h ^ w[i]) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 29;
+    }
+    return h;
 }
 
 static int grow(struct work *w)
@@ -384,7 +390,7 @@ static void trim(struct gnum *g, bool *live)
     }
 }
 
-int gnum_build(struct gctx *c, const struct gnum_spec *s, struct gnum **out)
+static int build(struct gctx *c, const struct gnum_spec *s, struct gnum **out)
 {
     struct work w = {.c = c, .s = s};
     struct gvec next = {0};
@@ -409,5 +415,36 @@ int gnum_build(struct gctx *c, const struct gnum_spec *s, struct gnum **out)
         g->accept[i] = accepts(&w, &w.state[i]);
     trim(g, live);
     *out = live[1] ? g : NULL;
+    return 0;
+}
+
+static bool same(const struct gnum_spec *a, const struct gnum_spec *b)
+{
+    bool mods = a->n_not_mod == b->n_not_mod;
+    for (uint32_t i = 0; i < a->n_not_mod && mods; i++)
+        mods = a->not_mod[i] == b->not_mod[i];
+    return mods && a->integer == b->integer && a->fraction == b->fraction && a->has_lo == b->has_lo &&
+           a->has_hi == b->has_hi && a->lo_open == b->lo_open && a->hi_open == b->hi_open && a->mod == b->mod &&
+           a->mod_scale == b->mod_scale && (!a->has_lo || !gdec_cmp(&a->lo, &b->lo)) &&
+           (!a->has_hi || !gdec_cmp(&a->hi, &b->hi));
+}
+
+int gnum_build(struct gctx *c, const struct gnum_spec *s, struct gnum **out)
+{
+    for (struct gnum_made *m = c->numbers; m; m = m->next)
+        if (same(&m->spec, s)) {
+            *out = m->num;
+            return 0;
+        }
+    struct gnum_made *made = g_tmp(c, 1, sizeof *made);
+    if (!made)
+        return g_memory_code(c);
+    int r = build(c, s, &made->num);
+    if (r)
+        return r;
+    made->spec = *s;
+    made->next = c->numbers;
+    c->numbers = made;
+    *out = made->num;
     return 0;
 }

@@ -3,15 +3,12 @@
  * Used while a grammar is compiled, by the thread that compiles. Declared properties come in the order of the schema's
  * text, then those that are only required, then keys that patternProperties and additionalProperties speak of, in any
  * order. What a name's value must be is gathered over all subschemas of the branch: properties, every pattern that
- * matches, or else additionalProperties. Other keys are an automaton whose labels tell which patterns matched; where it
- * takes few keys only, they become declared properties.
+ * matches, or else additionalProperties. Other keys are an automaton whose labels tell which patterns matched.
  */
 #include "model/grammar_schema.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define FEW_KEYS 64
 
 struct pattern {
     struct gdfa *dfa;
@@ -361,22 +358,6 @@ static int keep_labels(struct build *b)
     return 0;
 }
 
-/* Few keys in all: they are declared, in the automaton's order. */
-static int few_keys(struct build *b)
-{
-    struct grammar_text *words = g_tmp(b->c, FEW_KEYS, sizeof *words);
-    size_t n = 0;
-    int r = words ? gdfa_enumerate(b->c, b->o->rest, FEW_KEYS, words, &n) : g_memory_code(b->c);
-    if (r || n > FEW_KEYS)
-        return r;
-    for (size_t i = 0; i < n && !r; i++) {
-        uint32_t label = gdfa_match(b->o->rest, words[i].ptr, words[i].n);
-        r = add_prop(b, words[i].ptr, words[i].n, b->labels.p[label - 1], false);
-    }
-    b->o->rest = NULL;
-    return r;
-}
-
 static int rest(struct build *b)
 {
     bool none[1] = {false};
@@ -410,11 +391,9 @@ static int rest(struct build *b)
     if ((r = spoken_for(b, &b->part[b->n_parts++])) ||
         (r = gdfa_product(b->c, b->part, b->n_parts, label_rest, b, &b->o->rest)) || (r = keep_labels(b)))
         return r;
-    if (b->o->rest->dist[1] == G_INF) {
+    if (b->o->rest->dist[1] == G_INF)
         b->o->rest = NULL;
-        return 0;
-    }
-    return few_keys(b);
+    return 0;
 }
 
 int gshape_object(struct gctx *c, struct grammar *g, struct gexpr *x, const struct gconj *k)

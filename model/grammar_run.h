@@ -67,23 +67,31 @@ enum gleaf { LEAF_BAD, LEAF_IN, LEAF_CLOSED, LEAF_PASS }; /* PASS: the frame end
 struct gwindow {                                          /* which keys may come: properties lo..hi, and others */
     uint32_t lo, hi;
     bool rest;
+    bool keep; /* the beginnings of the key are kept: for a step that is taken, not tried */
 };
 struct gwindow gkey_window(const struct grammar *g, const struct gstore *s, const struct gframe *object);
 /* f becomes the frame after it. s grows by beginnings of keys only. */
 enum gleaf gleaf_step(const struct grammar *g, struct gstore *s, struct gframe *f, const struct gwindow *w,
                       unsigned char byte);
-/* Whatever printable ASCII without quote and backslash follows, the frame stays open. */
-bool gleaf_free(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t longest);
+/* The automaton and the state of it that f stays in as long as characters lead back to it; NULL: f's future depends on
+ * more. *room: how many characters may come at least. */
+const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room);
 
 /* ---- vocabulary ---- */
+
+struct gbytes { /* a set of ASCII bytes; 0 stands for all that a string cannot take as they are: quote, backslash,
+                   control characters, and bytes beyond ASCII */
+    uint64_t w[2];
+};
 
 struct grammar_vocab {       /* nodes in preorder; 0: the root, of no byte */
     uint32_t vocab, n_words; /* ids; words of a mask */
     uint32_t n_nodes, longest;
     uint8_t *byte;
     uint8_t *depth;
-    bool *safe;     /* every byte below is printable ASCII without quote and backslash */
-    uint32_t *skip; /* the first node behind its subtree */
+    uint8_t *tail;        /* the bytes of its longest token below */
+    struct gbytes *below; /* the bytes of all tokens below */
+    uint32_t *skip;       /* the first node behind its subtree */
     uint32_t *parent;
     uint32_t *first; /* [n_nodes + 1] its tokens: token[first[k]..first[k + 1]) */
     int32_t *token;

@@ -121,7 +121,7 @@ struct gwindow gkey_window(const struct grammar *g, const struct gstore *s, cons
     const struct gobject *o = &g->shape[f->shape]->u.obj;
     uint64_t n = o->n_props, i = f->a, cnt = f->b, need = o->required_after[i], used = f->used ? s->f[f->used].a : 0;
     uint64_t most = o->words ? G_REST_FEW : G_REST_MAX, others = 0;
-    struct gwindow w = {1, 0, false};
+    struct gwindow w = {.lo = 1};
     if (cnt >= o->max)
         return w;
     if (o->rest) {
@@ -499,7 +499,7 @@ static enum gleaf key_step(const struct grammar *g, struct gstore *s, struct gfr
         f->h = key_hash(f->h, cp);
         f->b = child(o, f->b, cp);
         f->a = w->rest && f->a ? gdfa_step(o->rest, f->a, cp) : 0;
-        if (f->a && o->words) {
+        if (f->a && o->words && w->keep) {
             uint32_t prefix = gstore_put(s, &(struct gframe){.kind = F_PREFIX, .up = f->used, .h = f->h});
             if (prefix == G_INF)
                 return LEAF_BAD;
@@ -563,17 +563,23 @@ enum gleaf gleaf_step(const struct grammar *g, struct gstore *s, struct gframe *
     return LEAF_IN;
 }
 
-bool gleaf_free(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t longest)
+const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room)
 {
+    *room = G_INF;
     if (f->pend || f->kind == F_NUMBER)
-        return false;
+        return NULL;
     if (f->kind == F_KEY) {
         const struct gobject *o = &g->shape[f->shape]->u.obj;
-        return f->b == G_INF && w->rest && f->a && o->rest->self[f->a] &&
-               (!o->words || !o->words[f->a] || o->words[f->a] == G_WORDS_INF);
+        bool on = f->b == G_INF && w->rest && f->a && (!o->words || o->words[f->a] == G_WORDS_INF);
+        return on ? o->rest : NULL;
     }
     const struct gstring *s = string_of(g, f);
-    return s->dfa->self[f->a] && (s->max == G_INF || s->max - f->b >= longest);
+    if (s->max == G_INF)
+        return s->dfa;
+    if (!s->dfa->self[f->a]) /* where every state is at a length's end a way off, it may not stay */
+        return NULL;
+    *room = s->max - f->b;
+    return s->dfa;
 }
 
 /* ---- values ---- */
@@ -765,6 +771,7 @@ void gstep(const struct grammar *g, struct gstore *s, uint32_t top, unsigned cha
         }
         if (f.kind == F_KEY)
             w = gkey_window(g, s, &s->f[f.up]);
+        w.keep = true;
         enum gleaf l = gleaf_step(g, s, &f, &w, byte);
         if (l == LEAF_IN)
             put(s, &f, out);

@@ -63,14 +63,16 @@ static int alloc_nodes(struct grammar_vocab *v, size_t nodes, size_t tokens)
 {
     v->byte = calloc(nodes, 1);
     v->depth = calloc(nodes, 1);
-    v->safe = calloc(nodes, sizeof *v->safe);
+    v->tail = calloc(nodes, 1);
+    v->below = calloc(nodes, sizeof *v->below);
     v->skip = calloc(nodes, sizeof *v->skip);
     v->parent = calloc(nodes, sizeof *v->parent);
     v->first = calloc(nodes + 1, sizeof *v->first);
     v->token = calloc(tokens ? tokens : 1, sizeof *v->token);
     v->length = calloc(v->vocab, sizeof *v->length);
     v->at = calloc(v->vocab, sizeof *v->at);
-    return v->byte && v->depth && v->safe && v->skip && v->parent && v->first && v->token && v->length && v->at
+    return v->byte && v->depth && v->tail && v->below && v->skip && v->parent && v->first && v->token && v->length &&
+                   v->at
                ? 0
                : -ENOMEM;
 }
@@ -96,16 +98,16 @@ static void build(struct grammar_vocab *v, const struct entry *e, size_t n)
     }
     v->n_nodes = k;
     v->first[k] = (uint32_t)n;
-    for (uint32_t i = 0; i < k; i++) {
+    for (uint32_t i = 0; i < k; i++)
         v->skip[i] = i + 1;
-        v->safe[i] = true;
-    }
     while (--k) { /* children before parents */
-        uint8_t b = v->byte[k];
-        bool plain = b >= 0x20 && b < 0x7F && b != '"' && b != '\\';
+        uint8_t b = v->byte[k], as = b >= 0x20 && b < 0x80 && b != '"' && b != '\\' ? b : 0;
         uint32_t p = v->parent[k];
         v->skip[p] = v->skip[p] > v->skip[k] ? v->skip[p] : v->skip[k];
-        v->safe[p] = v->safe[p] && plain && v->safe[k];
+        v->tail[p] = v->tail[p] > v->tail[k] ? v->tail[p] : (uint8_t)(v->tail[k] + 1);
+        for (int i = 0; i < 2; i++)
+            v->below[p].w[i] |= v->below[k].w[i];
+        v->below[p].w[as / 64] |= (uint64_t)1 << (as % 64);
     }
 }
 
@@ -158,7 +160,8 @@ void grammar_vocab_free(struct grammar_vocab *v)
         return;
     free(v->byte);
     free(v->depth);
-    free(v->safe);
+    free(v->tail);
+    free(v->below);
     free(v->skip);
     free(v->parent);
     free(v->first);
