@@ -189,6 +189,8 @@ static enum decoded hex_step(uint32_t *pend, unsigned char b, uint32_t *cp)
         return D_BAD;
     if (mode < M_LOW) {
         bits = bits << 4 | (uint32_t)d;
+        if (mode == M_HEX + 1 && bits >= 0xDC && bits < 0xE0)
+            return D_BAD; /* the second half of a surrogate pair */
         if (mode < M_HEX + 3) {
             *pend = PEND(mode + 1, bits);
             return D_PART;
