@@ -66,6 +66,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (http_head_check(head, len, &lim, &h1, &e) || h1.content_length != h.content_length || h1.chunked != h.chunked ||
         h1.keep_alive != h.keep_alive)
         abort();
+    size_t n, n1;
+    const char *v = http_head_value(p, len, "Authorization", &n),
+               *v1 = http_head_value(head, len, "Authorization", &n1);
+    if (!v != !v1 || (v && (n != n1 || memcmp(v, v1, n) || v < p || v + n > p + len || memchr(v, '\n', n))))
+        abort();
     rc = body(p + len, size - len, size ? size : 1, &end);
     if (rc != body(p + len, size - len, 1, &end1) || (rc <= 1 && end != end1))
         abort();
