@@ -154,7 +154,15 @@ static bool has_keys(const struct gwindow *w)
     return w->lo <= w->hi || w->rest;
 }
 
-/* ---- characters: from bytes, with JSON's escapes ---- */
+/* ---- characters: from bytes, with JSON's escapes ----
+ *
+ * Printable ASCII is written as itself, but the quote and the backslash; \uXXXX is for the others. Were a key's letters
+ * free to be written \u0061, a model that looks for a way around the one key that may come would take it. */
+
+static bool may_be_hex(uint32_t cp)
+{
+    return cp && (cp < 0x20 || cp > 0x7E);
+}
 
 enum { /* pend: mode << 27 | bits so far */
        M_NONE,
@@ -200,7 +208,7 @@ static enum decoded hex_step(uint32_t *pend, unsigned char b, uint32_t *cp)
             return D_PART;
         }
         *cp = bits;
-        return bits && (bits < 0xDC00 || bits >= 0xE000) ? D_CHAR : D_BAD;
+        return may_be_hex(bits) && (bits < 0xDC00 || bits >= 0xE000) ? D_CHAR : D_BAD;
     }
     uint32_t digits = (bits & 0xFFFF) << 4 | (uint32_t)d, k = mode - M_LOW_HEX;
     if ((k == 0 && digits != 0xD) || (k == 1 && (digits & 0xC) != 0xC)) /* DC00 to DFFF */
@@ -234,7 +242,7 @@ static enum decoded first_byte(uint32_t *pend, unsigned char b, bool raw, uint32
 /* The next byte of a character; *pend is what stands of it afterwards, 0 with D_CHAR. */
 static enum decoded decode(uint32_t *pend, unsigned char b, bool raw, uint32_t *cp)
 {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    static const char from[] = "\"\\bfnrt", to[] = "\"\\\b\f\n\r\t";
     uint32_t mode = MODE(*pend), bits = BITS(*pend);
     const char *e;
     enum decoded d;
@@ -278,7 +286,7 @@ static enum decoded decode(uint32_t *pend, unsigned char b, bool raw, uint32_t *
 }
 
 struct spans { /* the code points that an unfinished character can become */
-    struct grange r[3];
+    struct grange r[5];
     int n;
 };
 
@@ -311,13 +319,17 @@ static struct spans pending(uint32_t pend)
         if (mode <= M_U3A)
             span(&s, most(lo, 0xE000), hi);
     } else if (mode == M_ESCAPE) {
-        span(&s, 1, 0xD7FF);
+        span(&s, 1, 0x1F);
+        span(&s, '"', '"');
+        span(&s, '\\', '\\');
+        span(&s, 0x7F, 0xD7FF);
         span(&s, 0xE000, G_CP_MAX);
     } else if (mode < M_LOW) {
         uint32_t w = 4 * (4 - (mode - M_HEX));
         lo = bits << w;
         hi = lo | ((1u << w) - 1);
-        span(&s, most(lo, 1), least(hi, 0xD7FF));
+        span(&s, most(lo, 1), least(hi, 0x1F));
+        span(&s, most(lo, 0x7F), least(hi, 0xD7FF));
         if (most(lo, 0xD800) <= least(hi, 0xDBFF))
             span(&s, 0x10000 + ((most(lo, 0xD800) - 0xD800) << 10),
                  0x10000 + ((least(hi, 0xDBFF) - 0xD800) << 10) + 0x3FF);

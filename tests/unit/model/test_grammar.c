@@ -99,13 +99,14 @@ static void test_strings(void **state)
 {
     (void)state;
     schema("{\"type\":\"string\"}",
-           "+\"\"\n+\"\xc3\xa9\"\n+\"\\u00e9\\n\\\"\\\\\\/\"\n+\"\\ud83d\\ude00\"\n+\"\xf0\x9f\x98\x80\"\n"
+           "+\"\"\n+\"\xc3\xa9\"\n+\"\\u00e9\\n\\\"\\\\\\u0001\\u007f\"\n-\"\\/"
+           "\"\n-\"\\u0041\"\n-\"\\u0022\"\n+\"\\ud83d\\ude00\"\n+\"\xf0\x9f\x98\x80\"\n"
            "-\"\\ud83d\"\n-\"\\ude00\"\n-\"\\udc00\"\n-\"\\u0000\"\n-\"\xc3\"\n-\"\xed\xa0\x80\"\n-\"\xc0\x80\"\n-"
            "\"a\tb\"\n-a");
     schema("{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}",
            "+\"ab\"\n+\"abc\"\n+\"\xc3\xa9\xf0\x9f\x98\x80\"\n+\"\\u00e9\\ud83d\\ude00\"\n-\"a\"\n-\"abcd\"\n-\"\"");
     schema("{\"type\":\"string\",\"pattern\":\"^a+$\"}",
-           "+\"a\"\n+\"aaa\"\n+\"\\u0061\"\n-\"\"\n-\"ab\"\n-\"\\u0062\"");
+           "+\"a\"\n+\"aaa\"\n-\"\\u0061\"\n-\"\"\n-\"ab\"\n-\"\\u0062\"");
     schema("{\"type\":\"string\",\"pattern\":\"b\"}", "+\"abc\"\n+\"b\"\n-\"ac\"");
     schema("{\"type\":\"string\",\"pattern\":\"^[a-z]+$\",\"maxLength\":3,\"minLength\":2}",
            "+\"ab\"\n+\"abc\"\n-\"a\"\n-\"abcd\"");
@@ -178,7 +179,7 @@ static void test_objects(void **state)
         "\"required\":[\"b\"],\"additionalProperties\":false}",
         "+{\"a\":1,\"b\":\"x\",\"c\":null}\n+{\"b\":\"x\"}\n+{\"a\": 1, \"b\": "
         "\"x\"}\n+{\"b\":\"\",\"c\":[]}\n-{\"a\":1}\n-{}\n"
-        "-{\"b\":\"x\",\"a\":1}\n-{\"b\":\"x\",\"d\":1}\n-{\"b\":\"x\",\"b\":\"y\"}\n-{\"b\":1}\n+{\"\\u0062\":\"x\"}");
+        "-{\"b\":\"x\",\"a\":1}\n-{\"b\":\"x\",\"d\":1}\n-{\"b\":\"x\",\"b\":\"y\"}\n-{\"b\":1}\n-{\"\\u0062\":\"x\"}");
     schema("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"}}}",
            "+{}\n+{\"a\":1}\n+{\"a\":1,\"b\":2}\n+{\"b\":2}\n+{\"ab\":2}\n-{\"a\":\"x\"}\n-{\"b\":2,\"a\":\"x\"}\n-{"
            "\"b\":1,\"b\":2}");
