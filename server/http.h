@@ -35,13 +35,15 @@ struct http_opts {
     size_t max_header;    /* bytes of request line and headers; 0: 16 KiB */
     size_t max_arena;     /* bytes of http_arena; 0: 64 MiB */
     size_t max_backlog;   /* bytes a stream may have queued; 0: 4 MiB */
-    unsigned max_conns;   /* 0: 4096; above: 503 and closed */
-    unsigned header_ms;   /* from a request's first byte (or the accept) to the end of its headers, and for TLS'
-                             handshake; 0: 10,000 */
-    unsigned body_ms;     /* from there to the end of its body; 0: 60,000 */
-    unsigned idle_ms;     /* a kept connection without a request; 0: 75,000 */
-    unsigned send_ms;     /* a client that takes no byte of its answer; 0: 60,000 */
-    unsigned unix_mode;   /* of the unix socket; 0: 0600 */
+    unsigned max_conns;   /* 0: 4096; above: 503 and closed. An idle one holds one descriptor */
+    unsigned max_pairs; /* of them in a request, or idle for less than a second: two descriptors more each; above: 503;
+                           0: max_conns */
+    unsigned header_ms; /* from a request's first byte (or the accept) to the end of its headers, and for TLS'
+                           handshake; 0: 10,000 */
+    unsigned body_ms;   /* from there to the end of its body; 0: 60,000 */
+    unsigned idle_ms;   /* a kept connection without a request; 0: 75,000 */
+    unsigned send_ms;   /* a client that takes no byte of its answer; 0: 60,000 */
+    unsigned unix_mode; /* of the unix socket; 0: 0600 */
 };
 
 struct http_handler {

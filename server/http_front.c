@@ -10,6 +10,9 @@
  * Invariants: in.data[0..fwd) was checked; libmicrohttpd is given nothing of the next request before `completed`; the
  * pair is read only while `out` is empty, so what a slow client costs is bounded by the kernel's buffers and by the
  * stream's backlog.
+ *
+ * An idle connection holds one descriptor and no buffers: what libmicrohttpd keeps of it (two descriptors and 32 KiB)
+ * is closed when it was idle for a second, and opened again by its next request. `max_pairs` bounds those.
  */
 #include "server/http_int.h"
 
@@ -22,7 +25,7 @@
 
 #include "proto/proto.h"
 
-enum { READ_SIZE = 16384, PAIR_BUFFER = 65536, LINGER_MS = 1000 };
+enum { READ_SIZE = 16384, PAIR_BUFFER = 65536, LINGER_MS = 1000, KEEP_PAIR_MS = 1000 };
 
 static void on_client(uv_poll_t *h, int status, int events);
 static void on_pair(uv_poll_t *h, int status, int events);
@@ -82,16 +85,29 @@ static void conn_update(struct http_conn *c)
         pair |= UV_READABLE;
     if (c->fwd)
         pair |= UV_WRITABLE;
-    poll_for(&c->pair_poll, &c->pair_events, pair, on_pair);
+    poll_for(&c->pair_poll->poll, &c->pair_events, pair, on_pair);
+}
+
+static void pair_freed(uv_handle_t *h)
+{
+    struct http_pair *p = h->data;
+    struct http_conn *c = p->c;
+    struct http_server *s = c->s;
+    free(p);
+    conn_unref(c);
+    server_handle_closed(s);
 }
 
 static void pair_close(struct http_conn *c)
 {
     if (c->pair < 0)
         return;
-    close_handle(&c->pair_poll);
+    uv_poll_stop(&c->pair_poll->poll);
+    uv_close((uv_handle_t *)&c->pair_poll->poll, pair_freed);
+    c->pair_poll = NULL;
     close(c->pair);
     c->pair = -1;
+    c->s->n_pairs--;
     c->fwd = 0;
     c->s->dirty = true; /* libmicrohttpd sees the end when it runs */
 }
@@ -237,22 +253,27 @@ static int pair_open(struct http_conn *c)
     struct http_server *s = c->s;
     struct sockaddr_un peer = {.sun_family = AF_UNIX};
     int p[2], size = PAIR_BUFFER;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, p))
-        return -errno;
+    if (s->n_pairs >= s->o.max_pairs)
+        return -EMFILE;
+    struct http_pair *pair = calloc(1, sizeof *pair);
+    if (!pair || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, p)) {
+        free(pair);
+        return -ENOMEM;
+    }
     setsockopt(p[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
     s->adding = c;
     enum MHD_Result ok = MHD_add_connection(s->daemon, p[1], (struct sockaddr *)&peer, sizeof peer);
     s->adding = NULL;
-    if (ok != MHD_YES) { /* it has closed its end */
+    if (ok != MHD_YES || uv_poll_init_socket(s->loop, &pair->poll, p[0])) { /* a NO has closed its end */
         close(p[0]);
+        free(pair);
         return -ENOMEM;
     }
-    if (uv_poll_init_socket(s->loop, &c->pair_poll, p[0])) {
-        close(p[0]);
-        return -ENOMEM;
-    }
-    c->pair_poll.data = c;
+    pair->c = c;
+    pair->poll.data = pair;
+    c->pair_poll = pair;
     c->pair_events = 0;
+    s->n_pairs++;
     c->pair = p[0];
     c->refs++;
     s->handles++;
@@ -287,7 +308,7 @@ static void head_take(struct http_conn *c, size_t len)
     if (!status && (head.chunked || head.content_length))
         status = check_key(c, len, &e);
     if (!status && c->pair < 0 && pair_open(c)) {
-        err_set(&e, -ENOMEM, "the server has no room for another connection");
+        err_set(&e, -ENOMEM, "the server has no room for another request");
         status = 503;
     }
     if (status) {
@@ -464,7 +485,7 @@ void conn_pump(struct http_conn *c)
 
 static void on_pair(uv_poll_t *h, int status, int events)
 {
-    struct http_conn *c = h->data;
+    struct http_conn *c = ((struct http_pair *)h->data)->c;
     c->refs++;
     if (c->fwd && (events & UV_WRITABLE))
         conn_process(c);
@@ -594,9 +615,18 @@ void conn_accept(struct http_server *s, int fd)
     conn_update(c);
 }
 
+/* Answered, and nothing of a next request is in for a while. */
+static bool conn_rests(const struct http_conn *c, uint64_t now)
+{
+    return c->pair >= 0 && c->state == CONN_HEAD && !c->in.len && !c->out.len && !c->fwd && !c->completed &&
+           c->deadline + KEEP_PAIR_MS <= now + c->s->o.idle_ms;
+}
+
 void conn_tick(struct http_conn *c, uint64_t now)
 {
     struct err e = {0};
+    if (conn_rests(c, now))
+        pair_close(c);
     if (c->out.len && now - c->out_since > c->s->o.send_ms) {
         conn_left(c);
     } else if (!c->deadline || now < c->deadline) {

@@ -19,6 +19,11 @@
 #include "server/http_scan.h"
 #include "server/http_tls.h"
 
+struct http_pair {
+    uv_poll_t poll;
+    struct http_conn *c;
+};
+
 enum conn_state {
     CONN_TLS,      /* the handshake */
     CONN_HEAD,     /* waiting for, or reading, a head */
@@ -33,7 +38,8 @@ struct http_conn {
     struct http_conn *done_next; /* in s->done */
     struct tls *tls;             /* NULL: plain */
     int fd, pair;                /* the client; our end towards libmicrohttpd, -1: none */
-    uv_poll_t client_poll, pair_poll;
+    uv_poll_t client_poll;
+    struct http_pair *pair_poll;    /* of `pair`; allocated, since its handle closes later than the next one opens */
     int client_events, pair_events; /* what each socket is polled for at present */
     unsigned refs;                  /* open handles, libmicrohttpd's side, the list */
     enum conn_state state;
@@ -83,7 +89,7 @@ struct http_server {
     struct http_conn *conns, *adding, *done;
     struct http_req *ready;
     size_t body_bytes; /* of all requests */
-    unsigned n_conns, n_over, n_requests;
+    unsigned n_conns, n_over, n_pairs, n_requests;
     uint64_t seed, made; /* of request ids */
     uint64_t last_run;
     uint64_t answers[HTTP_STATUSES];

@@ -269,6 +269,7 @@ static void set_options(struct http_server *s, const struct http_opts *o)
     s->o.max_arena = o->max_arena ? o->max_arena : 64u << 20;
     s->o.max_backlog = o->max_backlog ? o->max_backlog : 4u << 20;
     s->o.max_conns = o->max_conns ? o->max_conns : 4096;
+    s->o.max_pairs = o->max_pairs ? o->max_pairs : s->o.max_conns;
     s->o.header_ms = o->header_ms ? o->header_ms : 10000;
     s->o.body_ms = o->body_ms ? o->body_ms : 60000;
     s->o.idle_ms = o->idle_ms ? o->idle_ms : 75000;

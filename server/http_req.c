@@ -18,8 +18,9 @@
 #include "common/num.h"
 
 /* Beside a head, what libmicrohttpd keeps of it and its answer's head. It clears all of a connection's memory after
- * each request, so that it is resident. */
-enum { STREAM_BLOCK = 8192, REQUEST_ROOM = 16384 };
+ * each request, so that it is resident. With a head of 16 KiB a connection's memory is over 32 KiB: from there on it is
+ * mapped, and goes back to the system when the connection rests (http_front.c). */
+enum { STREAM_BLOCK = 8192, REQUEST_ROOM = 20480 };
 
 void req_make_id(struct http_server *s, char *out, size_t n)
 {

@@ -13,11 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include <sodium.h>
 
+#include "server/descriptors.h"
 #include "server/http_tls.h"
 #include "server/load.h"
 #include "server/log.h"
@@ -29,7 +29,6 @@
 #define DRAIN_LOOK_MS 10
 #define MMAP_FROM (512 << 10) /* larger blocks are mapped, always, so that freeing them gives the memory back */
 #define WORKERS "8"           /* loads, checks, a commit, and still some for parsing and tokenizing */
-#define DESCRIPTORS 32768     /* three a connection (http_front.c), 4,096 connections a listener, and room */
 #define STOP_MS 15000         /* beyond the draining time: the last bytes, the step at hand, memory given back */
 #define LAST_BYTES_MS 1000    /* for what is still queued to clients when the draining time is over */
 
@@ -40,6 +39,7 @@ struct cpetd {
     struct loaded loaded;
     struct server sv;
     struct service service;
+    struct descriptors room;
     uv_loop_t loop;
     uv_signal_t sig_term, sig_int, sig_hup;
     uv_timer_t drain;
@@ -226,7 +226,11 @@ static void on_loaded(void *ctx, int rc, const struct err *why)
 static int start_listening(struct cpetd *c, struct err *e)
 {
     struct server *sv = &c->sv;
-    struct http_opts ho = {.addr = c->o.listen, .fd = c->service.fd[SERVICE_HTTP], .tls = c->tls.api};
+    struct http_opts ho = {.addr = c->o.listen,
+                           .fd = c->service.fd[SERVICE_HTTP],
+                           .tls = c->tls.api,
+                           .max_conns = c->room.conns,
+                           .max_pairs = c->room.pairs};
     int rc = http_listen(&c->loop, &ho, api_handler(sv), &sv->http, e);
     if (rc)
         return err_prefix(e, rc, "--listen %s", c->o.listen);
@@ -236,22 +240,14 @@ static int start_listening(struct cpetd *c, struct err *e)
     ho = (struct http_opts){.addr = c->o.admin_listen,
                             .fd = c->service.fd[SERVICE_ADMIN],
                             .tls = c->tls.admin,
+                            .max_conns = c->room.admin_conns,
+                            .max_pairs = c->room.admin_conns,
                             .max_body = (size_t)64 << 20};
     rc = http_listen(&c->loop, &ho, api_admin_handler(sv), &sv->admin, e);
     if (rc)
         return err_prefix(e, rc, "--admin-listen %s", c->o.admin_listen);
     fprintf(stderr, "cpetd: admin listening on %s\n", http_address(sv->admin));
     return 0;
-}
-
-/* The usual soft limit of 1,024 would hold 340 connections, fewer than the queue takes. */
-static void raise_descriptors(void)
-{
-    struct rlimit l;
-    if (getrlimit(RLIMIT_NOFILE, &l) || l.rlim_cur >= DESCRIPTORS)
-        return;
-    l.rlim_cur = l.rlim_max < DESCRIPTORS ? l.rlim_max : DESCRIPTORS;
-    setrlimit(RLIMIT_NOFILE, &l); /* where it is refused, the listener takes fewer */
 }
 
 static int start_engine(struct cpetd *c, struct err *e)
@@ -312,6 +308,7 @@ static int prepare(struct cpetd *c, struct err *e)
     int rc = options_check(&c->o, e);
     rc = rc ? rc : check_address("listen", c->o.listen, e);
     rc = rc ? rc : check_address("admin-listen", c->o.admin_listen, e);
+    rc = rc ? rc : descriptors_share(c->o.max_connections, &c->room, e);
     if (rc)
         return rc;
     sv->o = &c->o;
@@ -354,7 +351,6 @@ static int take_sockets(struct cpetd *c, struct err *e)
 static int serve(struct cpetd *c)
 {
     struct err e = {0};
-    raise_descriptors();
     uv_loop_init(&c->loop);
     uv_timer_init(&c->loop, &c->drain);
     c->drain.data = c;

@@ -59,6 +59,8 @@ static const struct opt table[] = {
     {"max-queue", "N", "requests that may wait; more get 429 (1024)", U32, AT(max_queue), 1, 1u << 20},
     {"max-tenant", "N", "requests of one tenant, waiting and running; more get 429 (1024)", U32, AT(max_tenant), 1,
      1u << 20},
+    {"max-connections", "N", "connections of --listen, idle ones too; more get 503 (16384, or what descriptors allow)",
+     U32, AT(max_connections), 1, 1u << 20},
     {"request-timeout-ms", "N", "a request's longest time, 0: none (600000)", U32, AT(request_timeout_ms), 0,
      0x7FFFFFFF},
     {"drain-ms", "N", "how long SIGTERM lets streams finish (30000)", U32, AT(drain_ms), 0, 0x7FFFFFFF},

@@ -30,6 +30,7 @@ struct options {
     uint64_t kv_bytes, pet_bytes;
     uint32_t max_seqs, max_context, max_rows, prefill_chunk; /* 0: the model's or the engine's default */
     uint32_t max_queue, max_tenant;
+    uint32_t max_connections; /* of --listen; 0: as many as descriptors allow, 16,384 at most */
     uint32_t request_timeout_ms, drain_ms, inject_delay_ms;
     const char *trace_steps;
     uint32_t metrics_tasks;

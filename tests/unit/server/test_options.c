@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "model/model.h"
+#include "server/descriptors.h"
 #include "server/options.h"
 
 static int read_all(struct options *o, struct err *e, int *status, char *const *env, const char *const *args)
@@ -234,12 +235,40 @@ static void test_help(void **st)
         assert_non_null(strstr(h, names[i]));
 }
 
+/* How descriptors are shared, for limits of all sizes: the parts never add up to more than there are. */
+static void test_descriptors(void **st)
+{
+    (void)st;
+    static const uint64_t limits[] = {0, 3, 256, 300, 400, 1024, 4096, 20000, 65536, 1048576, UINT64_MAX};
+    static const uint32_t wants[] = {0, 1, 10, 300, 4096, 10000, 1u << 20};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        for (size_t k = 0; k < sizeof wants / sizeof *wants; k++) {
+            struct descriptors d = {0};
+            struct err e = {0};
+            int rc = descriptors_plan(wants[k], limits[i], &d, &e);
+            assert_int_equal(!rc, !e.msg[0]);
+            assert_true(!rc || (rc == -EINVAL && !strcmp(e.param, "max-connections")));
+            if (rc)
+                continue;
+            assert_true(d.conns && d.admin_conns && d.pairs && d.pairs <= d.conns);
+            assert_true(!wants[k] || d.conns == wants[k]);
+            assert_true(d.conns + 3ull * d.admin_conns + 2ull * d.pairs + 256 <= limits[i]);
+        }
+    struct descriptors d = {0};
+    struct err e = {0};
+    assert_int_equal(descriptors_plan(0, 1024, &d, &e), 0);
+    assert_true(d.conns >= 256);
+    assert_int_equal(descriptors_plan(0, 65536, &d, &e), 0);
+    assert_true(d.conns == 16384 && d.pairs == 16384 && d.admin_conns == 512);
+    assert_int_equal(descriptors_plan(10000, 8192, &d, &e), -EINVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),  cmocka_unit_test(test_order),    cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_bad_usage), cmocka_unit_test(test_bad_file), cmocka_unit_test(test_loopback),
-        cmocka_unit_test(test_check),     cmocka_unit_test(test_help),
+        cmocka_unit_test(test_check),     cmocka_unit_test(test_help),     cmocka_unit_test(test_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
