@@ -656,3 +656,40 @@ uint32_t gdfa_match(const struct gdfa *d, const char *text, size_t n)
     }
     return d->label[s];
 }
+
+/* Repeats until nothing changes; what never settles lies on a way to a loop. */
+int gdfa_count(struct gctx *c, const struct gdfa *d, uint64_t **out)
+{
+    uint64_t *words = g_alloc(c, d->n, sizeof *words);
+    uint8_t *known = g_tmp(c, d->n, 1);
+    if (!known || !words)
+        return g_memory_code(c);
+    for (uint32_t s = 1; s < d->n; s++)
+        words[s] = G_WORDS_INF;
+    for (bool change = true; change;) {
+        change = false;
+        for (uint32_t s = d->n - 1; s; s--) {
+            uint64_t n = d->label[s] != 0;
+            bool all = !known[s];
+            int r = g_steps(c, all ? d->n_ranges : 1);
+            if (r)
+                return r;
+            for (uint32_t i = 0; i < d->n_ranges && all; i++) {
+                uint32_t to = d->next[(size_t)s * d->n_classes + d->cls[i]];
+                uint32_t width = (i + 1 < d->n_ranges ? d->lo[i + 1] : G_CP_MAX + 1) - d->lo[i];
+                all = !to || known[to];
+                if (to && all && (words[to] == G_WORDS_INF || (n += width * words[to]) > UINT32_MAX))
+                    n = G_WORDS_INF;
+                if (n == G_WORDS_INF)
+                    break;
+            }
+            if (!all)
+                continue;
+            words[s] = n;
+            known[s] = 1;
+            change = true;
+        }
+    }
+    *out = words;
+    return 0;
+}

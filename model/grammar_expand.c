@@ -311,6 +311,16 @@ int gexpr_of(struct gctx *c, struct grammar *g, const uint32_t *lit, size_t n, u
     return expr_new(c, g, p, k, id);
 }
 
+int gexpr_own(struct gctx *c, struct grammar *g, const struct gshape *s, uint32_t *id)
+{
+    uint32_t none = G_INF - g->n_exprs; /* a literal of no node */
+    int r = expr_new(c, g, &none, 1, id);
+    if (r)
+        return r;
+    g->expr[*id]->expanded = g->expr[*id]->reached = true;
+    return gshape_add(c, g, g->expr[*id], s);
+}
+
 /* ---- without a value? ---- */
 
 static int shape_empty(struct gctx *c, struct grammar *g, const struct gshape *s, int depth, bool *empty)
@@ -372,6 +382,7 @@ static int reach(struct reach *w, uint32_t id)
     if (w->seen[id])
         return 0;
     w->seen[id] = true;
+    w->g->expr[id]->reached = true;
     return g_push(w->c, &w->todo, id);
 }
 

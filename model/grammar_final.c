@@ -164,42 +164,6 @@ static int key_trie(struct gctx *c, struct gobject *o)
     return r;
 }
 
-/* How many keys lie behind each state: repeats until nothing changes; what never settles lies on a way to a loop. */
-static int count_words(struct gctx *c, struct gobject *o)
-{
-    const struct gdfa *d = o->rest;
-    uint8_t *known = g_tmp(c, d->n, 1);
-    if (!known || !(o->words = g_alloc(c, d->n, sizeof *o->words)))
-        return g_memory_code(c);
-    for (uint32_t s = 1; s < d->n; s++)
-        o->words[s] = G_WORDS_INF;
-    for (bool change = true; change;) {
-        change = false;
-        for (uint32_t s = d->n - 1; s; s--) {
-            uint64_t n = d->label[s] != 0;
-            bool all = !known[s];
-            int r = g_steps(c, all ? d->n_ranges : 1);
-            if (r)
-                return r;
-            for (uint32_t i = 0; i < d->n_ranges && all; i++) {
-                uint32_t to = d->next[(size_t)s * d->n_classes + d->cls[i]];
-                uint32_t width = (i + 1 < d->n_ranges ? d->lo[i + 1] : G_CP_MAX + 1) - d->lo[i];
-                all = !to || known[to];
-                if (to && all && (o->words[to] == G_WORDS_INF || (n += width * o->words[to]) > UINT32_MAX))
-                    n = G_WORDS_INF;
-                if (n == G_WORDS_INF)
-                    break;
-            }
-            if (!all)
-                continue;
-            o->words[s] = n;
-            known[s] = 1;
-            change = true;
-        }
-    }
-    return 0;
-}
-
 static int object_tables(struct gctx *c, struct gobject *o)
 {
     int r = key_trie(c, o);
@@ -214,7 +178,7 @@ static int object_tables(struct gctx *c, struct gobject *o)
         o->next_required[i] = o->prop[i].required ? i : o->next_required[i + 1];
     }
     if (o->rest && !o->rest->self[1])
-        r = count_words(c, o);
+        r = gdfa_count(c, o->rest, &o->words);
     return r;
 }
 
@@ -271,10 +235,22 @@ static bool object_counts(const struct gobject *o)
     return can >= o->min;
 }
 
+static int unique_items(struct gctx *c, struct grammar *g)
+{
+    for (uint32_t i = 0, n = g->n_exprs; i < n; i++)
+        for (uint32_t k = 0; g->expr[i]->reached && k < g->expr[i]->n_shapes; k++) {
+            struct gshape *s = g->shape[g->expr[i]->shape[k]];
+            int r = s->kind == G_ARRAY && s->u.arr.unique ? gunique_items(c, g, &s->u.arr) : 0;
+            if (r)
+                return r;
+        }
+    return 0;
+}
+
 int g_finalise(struct gctx *c, struct grammar *g)
 {
-    int r = heights(c, g);
-    if (r)
+    int r = unique_items(c, g);
+    if (r || (r = heights(c, g)))
         return r;
     if (!alive(g, g->root))
         return err_set(c->e, -EINVAL, "#: no value satisfies the schema");

@@ -110,6 +110,10 @@ static inline uint32_t gdfa_step(const struct gdfa *d, uint32_t s, uint32_t cp)
 
 /* The label of text[0..n) (valid UTF-8), 0 when it is not accepted. */
 uint32_t gdfa_match(const struct gdfa *d, const char *text, size_t n);
+/* How many words lie behind each state: [n], G_WORDS_INF beyond 32 bits. */
+#define G_WORDS_INF UINT64_MAX
+int gdfa_count(struct gctx *c, const struct gdfa *d, uint64_t **out);
+
 /* ---- numbers ---- */
 
 #define G_DIGITS 48
@@ -156,6 +160,8 @@ struct gstring {
     uint32_t min, max; /* characters; G_INF: no end */
     uint32_t *need;    /* [n][min + 1] fewest characters, at least k, from a state to acceptance; NULL when min is 0 */
     uint32_t id;       /* equal strings have equal ids */
+    bool unique;       /* an item of an array whose items differ: then min is 0 and max G_INF */
+    uint64_t *words;   /* [n] of a unique one: how many strings lie behind a state; NULL: it takes everything */
 };
 
 /* Items are prefix[i], then item. Where has is set, an item is one of two kinds: counted, of the expression that takes
@@ -164,7 +170,8 @@ struct garray {
     uint32_t *prefix; /* [n_prefix] expressions */
     uint32_t n_prefix, item, min, max;
     bool has;
-    uint32_t *other; /* [n_prefix + 1] what an item that is not counted is */
+    const char *unique; /* while compiling: where it is asked for that items differ; NULL: nowhere */
+    uint32_t *other;    /* [n_prefix + 1] what an item that is not counted is */
     uint32_t has_min, has_max;
 };
 
@@ -179,7 +186,6 @@ struct gkeynode {      /* of the trie of declared names, over code points */
     uint32_t cp;
     uint32_t label; /* 1 + index of the property that ends here; 0: none; G_INF: one that may not come */
 };
-#define G_WORDS_INF UINT64_MAX
 #define G_REST_MAX 1024u /* keys of one object that are not declared, where rest takes everything */
 #define G_REST_FEW 128u  /* and where it does not */
 struct gobject {
@@ -215,6 +221,7 @@ struct gexpr {
     uint32_t *lit; /* [n_lit] sorted: 2 * schema + (held false) */
     uint32_t n_lit;
     bool expanded, busy;
+    bool reached;        /* from the root */
     const char *refused; /* what cannot be held in a branch of it; NULL: nothing */
     uint32_t *shape;     /* [n_shapes] */
     uint32_t n_shapes;

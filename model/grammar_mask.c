@@ -184,6 +184,11 @@ static struct key local_key(const struct grammar *g, const struct gstore *s, con
     if (f->kind == F_NUMBER)
         return k;
     const struct gstring *str = f->kind == F_RAW ? &g->text : &g->shape[f->shape]->u.str;
+    if (str->unique) {
+        k.w[0] |= str->words && s->f[f->up].used ? (uint64_t)1 << 63 | f->id[0] : 0;
+        k.w[3] = str->words && s->f[f->up].used ? f->id[1] : 1;
+        return k;
+    }
     if (!str->dfa->self[f->a]) {
         k.w[1] = (uint64_t)str->id << 32 | f->a;
         return k;
@@ -249,15 +254,15 @@ static bool all_stay(const struct grammar *g, const struct gframe *f, const stru
 }
 
 /* Fills e: tokens that stay in the frame, and where others leave it. A number is left at a node whose children may go
- * on; a string at the node of its quote, whose own tokens are good for it; a key at the node of its quote, whose tokens
- * are not marked: whether it may end there takes the stack. */
+ * on; a string at the node of its quote, whose own tokens are good for it; a key, and a string that must differ from
+ * others, at the node of its quote, whose tokens are not marked: whether it may end there takes the stack. */
 static int local_walk(const struct grammar *g, struct gstore *s, const struct gframe *f, const struct gwindow *w,
                       struct entry *e)
 {
     const struct grammar_vocab *t = g->vocab;
     struct gframe level[G_TOKEN_MAX + 1];
     struct loops loops = {0};
-    bool number = f->kind == F_NUMBER;
+    bool number = f->kind == F_NUMBER, checked = gleaf_checked(g, f);
     level[0] = *f;
     if (number && g->shape[f->shape]->u.num->accept[f->a] && add_exit(e, 0))
         return -ENOMEM;
@@ -268,9 +273,9 @@ static int local_walk(const struct grammar *g, struct gstore *s, const struct gf
         if (s->no_memory)
             return -ENOMEM;
         if (l == LEAF_CLOSED) {
-            if (f->kind != F_KEY)
+            if (!checked)
                 mark_node(t, k, e->mask);
-            if ((f->kind == F_KEY || t->skip[k] > k + 1) && add_exit(e, k))
+            if ((checked || t->skip[k] > k + 1) && add_exit(e, k))
                 return -ENOMEM;
         }
         if (l != LEAF_IN) {
@@ -290,7 +295,8 @@ static int local_walk(const struct grammar *g, struct gstore *s, const struct gf
     return 0;
 }
 
-/* A key that has ended at node v: what it does depends on the whole stack, so its bytes are stepped from the top. */
+/* A key (or unique string) that has ended at node v: what it does depends on the whole stack, so its bytes are stepped
+ * from the top. */
 static int key_exit(const struct grammar *g, struct gstore *s, struct gwalk *w, uint32_t top, uint32_t v,
                     uint32_t *mask, size_t *work)
 {
@@ -339,7 +345,7 @@ static int leaf_mask(const struct grammar *g, struct gstore *s, struct gwalk *w,
         mask[i] |= e->mask[i];
     for (size_t i = 0; i < e->n_exits && !r; i++) {
         uint32_t mark = s->n;
-        if (f.kind == F_KEY)
+        if (gleaf_checked(g, &f))
             r = key_exit(g, s, w, top, e->exit[i], mask, work);
         else
             r = walk(g, s, w, e->exit[i], &(struct gconfigs){.id = {f.up}, .n = 1}, mask, work);

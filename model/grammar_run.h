@@ -16,7 +16,8 @@ enum gframe_kind {
     F_END,     /* index 0: under everything; the text is complete */
     F_START,   /* a value of expression a comes */
     F_RAW,     /* in the text of a regular expression: as F_STRING */
-    F_STRING,  /* in a string: a: state, b: characters so far (capped), pend */
+    F_STRING,  /* in a string: a: state, b: characters so far (capped), pend; h and used as in F_KEY where it is unique
+                */
     F_KEY,     /* in a key, on its object: a: state of the other keys, b: node of the names, G_INF: none; h, used */
     F_NUMBER,  /* a: state */
     F_LITERAL, /* a: characters of null, false or true so far */
@@ -73,6 +74,8 @@ struct gwindow gkey_window(const struct grammar *g, const struct gstore *s, cons
 /* f becomes the frame after it. s grows by beginnings of keys only. */
 enum gleaf gleaf_step(const struct grammar *g, struct gstore *s, struct gframe *f, const struct gwindow *w,
                       unsigned char byte);
+/* Whether the frame may close depends on those below it: on the words used so far. */
+bool gleaf_checked(const struct grammar *g, const struct gframe *f);
 /* The automaton and the state of it that f stays in as long as characters lead back to it; NULL: f's future depends on
  * more. *room: how many characters may come at least. */
 const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room);

@@ -139,6 +139,8 @@ int gexpr_of(struct gctx *c, struct grammar *g, const uint32_t *lit, size_t n, u
 /* Surely without a value? Looks a few levels deep. */
 int gexpr_empty(struct gctx *c, struct grammar *g, uint32_t id, int depth, bool *empty);
 int gexpr_expand(struct gctx *c, struct grammar *g, uint32_t id);
+/* An expression of its own with one shape. */
+int gexpr_own(struct gctx *c, struct grammar *g, const struct gshape *s, uint32_t *id);
 
 /* Builds the shapes of a branch (no I_ENUM held true in it) and adds them to x. */
 int gshape_branch(struct gctx *c, struct grammar *g, struct gexpr *x, const struct gconj *k);
@@ -147,6 +149,9 @@ int gshape_add(struct gctx *c, struct grammar *g, struct gexpr *x, const struct 
 int gshape_value(struct gctx *c, struct grammar *g, struct gexpr *x, json_t *v);
 int gshape_words(struct gctx *c, struct grammar *g, struct gexpr *x, const struct grammar_text *words, size_t n);
 int gshape_object(struct gctx *c, struct grammar *g, struct gexpr *x, const struct gconj *k);
+
+/* Makes the items of an array differ. -EINVAL where they are not strings. After g_expand_all. */
+int gunique_items(struct gctx *c, struct grammar *g, struct garray *a);
 
 /* Does the literal hold of v? */
 int gvalid(struct gctx *c, uint32_t lit, const json_t *v, bool *yes);

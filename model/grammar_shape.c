@@ -256,7 +256,8 @@ static int string_add(struct gctx *c, struct grammar *g, struct gexpr *x, struct
     struct gshape shape = {.kind = G_STRING};
     for (uint32_t i = 0; i < g->n_shapes; i++) {
         const struct gshape *o = g->shape[i];
-        if (o->kind == G_STRING && o->u.str.dfa == s->dfa && o->u.str.min == s->min && o->u.str.max == s->max) {
+        if (o->kind == G_STRING && !o->u.str.unique && o->u.str.dfa == s->dfa && o->u.str.min == s->min &&
+            o->u.str.max == s->max) {
             shape.u.str = o->u.str;
             return gshape_add(c, g, x, &shape);
         }
@@ -425,8 +426,11 @@ static int array_bounds(struct gctx *c, const struct gconj *k, struct garray *a,
         if (x->kind == I_CONTAINS)
             *has = x;
     }
-    if (unique && a->max > 1)
-        return refused(c, unique->node, "uniqueItems is supported only with maxItems 1");
+    if (unique && a->max > 1) { /* gunique_items sees whether it can be held */
+        if (a->n_prefix || *has)
+            return refused(c, unique->node, "uniqueItems with prefixItems or contains is not supported");
+        a->unique = c->schema->node[unique->node].path;
+    }
     return 0;
 }
 
@@ -493,6 +497,40 @@ static int arrays(struct gctx *c, struct grammar *g, struct gexpr *x, const stru
     return r ? r : gshape_add(c, g, x, &s);
 }
 
+/* Items that differ: where each is a string. Their text is remembered as keys are; an array has no more of them than
+ * there are strings. */
+int gunique_items(struct gctx *c, struct grammar *g, struct garray *a)
+{
+    const struct gexpr *x = g->expr[a->item];
+    if (x->n_shapes != 1 || g->shape[x->shape[0]]->kind != G_STRING)
+        return err_set(c->e, -EINVAL, "%s: uniqueItems is supported for arrays of strings and with maxItems 1",
+                       a->unique);
+    struct gshape own = *g->shape[x->shape[0]];
+    struct gstring *s = &own.u.str;
+    uint64_t room = G_REST_MAX;
+    int r = 0;
+    if (s->min || s->max != G_INF) {
+        struct signs both = {.part = {s->dfa}, .n = 2};
+        if ((r = gdfa_length(c, s->min, s->max, &both.part[1])) ||
+            (r = gdfa_product(c, both.part, 2, label_parts, &both, &s->dfa)))
+            return r;
+        s->min = 0;
+        s->max = G_INF;
+        s->need = NULL;
+    }
+    if (!s->dfa->self[1]) {
+        if ((r = gdfa_count(c, s->dfa, &s->words)))
+            return r;
+        room = s->words[1] < G_REST_FEW ? s->words[1] : G_REST_FEW;
+    }
+    if (a->max > room)
+        a->max = (uint32_t)room;
+    s->unique = true;
+    s->id = g->n_shapes;
+    a->unique = NULL;
+    return gexpr_own(c, g, &own, &a->item);
+}
+
 /* ---- branches and values ---- */
 
 int gshape_branch(struct gctx *c, struct grammar *g, struct gexpr *x, const struct gconj *k)
@@ -521,8 +559,11 @@ static int value_expr(struct gctx *c, struct grammar *g, json_t *v, uint32_t *id
 {
     json_t *holder = json_object();
     uint32_t node, lit;
-    if (!holder || json_object_set_new(holder, "const", json_incref(v)) ||
-        json_array_append_new(c->schema->made, holder))
+    if (!holder || json_object_set(holder, "const", v)) {
+        json_decref(holder);
+        return err_set(c->e, -ENOMEM, "out of memory");
+    }
+    if (json_array_append_new(c->schema->made, holder)) /* takes it, whether it works or not */
         return err_set(c->e, -ENOMEM, "out of memory");
     int r = gnode_of(c, holder, c->where ? c->where : "#", "", &node);
     lit = LIT(node, false);

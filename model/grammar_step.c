@@ -345,6 +345,78 @@ static struct spans pending(uint32_t pend)
     return s;
 }
 
+/* ---- words that differ: keys, and items of some arrays ---- */
+
+static uint64_t key_hash(uint64_t h, uint32_t cp)
+{
+    return mix(h + 0x2545F4914F6CDD1Du, cp);
+}
+
+/* How many of the words so far begin with what h is the hash of. */
+static uint64_t begun(const struct gstore *s, uint32_t used, uint64_t h)
+{
+    uint64_t n = 0;
+    for (; used; used = s->f[used].up)
+        for (uint32_t p = s->f[used].used; p; p = s->f[p].up)
+            if (s->f[p].h == h) {
+                n++;
+                break;
+            }
+    return n;
+}
+
+/* Is there a word behind state `to` that was not used? */
+static bool rest_lives(const uint64_t *words, const struct gstore *s, uint32_t used, uint32_t to, uint64_t h)
+{
+    if (!to || !words || words[to] == G_WORDS_INF || !used)
+        return to != 0;
+    return words[to] > s->f[used].a || words[to] > begun(s, used, h);
+}
+
+static bool rest_span(const struct gdfa *d, const uint64_t *words, const struct gstore *s, uint32_t used,
+                      const struct gframe *f, const struct grange *r)
+{
+    uint64_t sum = 0;
+    for (int pass = 0; pass < 2; pass++) { /* enough of them? else one by one: then there are few */
+        for (uint32_t i = 0; i < d->n_ranges && d->lo[i] <= r->hi; i++) {
+            uint32_t hi = i + 1 < d->n_ranges ? d->lo[i + 1] - 1 : G_CP_MAX;
+            uint32_t to = d->next[(size_t)f->a * d->n_classes + d->cls[i]];
+            if (hi < r->lo || !to)
+                continue;
+            uint32_t from = most(d->lo[i], r->lo), last = least(hi, r->hi);
+            if (!words || words[to] == G_WORDS_INF || !used)
+                return true;
+            sum += (uint64_t)(last - from + 1) * words[to];
+            if (!pass && sum > s->f[used].a)
+                return true;
+            for (uint32_t cp = from; pass && cp <= last; cp++)
+                if (rest_lives(words, s, used, to, key_hash(f->h, cp)))
+                    return true;
+        }
+    }
+    return false;
+}
+
+/* A used word more, whose beginnings are f->used. G_INF: it was used before, or without memory. */
+static uint32_t use(struct gstore *s, uint32_t used, const struct gframe *f)
+{
+    for (uint32_t i = used; i; i = s->f[i].up)
+        if (s->f[i].h == f->h)
+            return G_INF;
+    uint32_t n = used ? s->f[used].a : 0;
+    return gstore_put(s, &(struct gframe){.kind = F_USED, .up = used, .used = f->used, .h = f->h, .a = n + 1});
+}
+
+/* Goes on from f's word by cp; false without memory. */
+static bool extend(struct gstore *s, struct gframe *f, uint32_t cp, bool keep)
+{
+    f->h = key_hash(f->h, cp);
+    if (!keep)
+        return true;
+    f->used = gstore_put(s, &(struct gframe){.kind = F_PREFIX, .up = f->used, .h = f->h});
+    return f->used != G_INF;
+}
+
 /* ---- strings ---- */
 
 static const struct gstring *string_of(const struct grammar *g, const struct gframe *f)
@@ -386,6 +458,37 @@ static uint32_t capped(uint32_t n, uint32_t min, uint32_t max)
     return max == G_INF && n > min ? min : n;
 }
 
+static enum gleaf unique_step(const struct gstring *str, struct gstore *s, struct gframe *f, bool keep,
+                              unsigned char byte)
+{
+    uint32_t cp = 0, used = s->f[f->up].used;
+    struct spans p;
+    switch (decode(&f->pend, byte, false, &cp)) {
+    case D_CLOSE:
+        return str->dfa->label[f->a] ? LEAF_CLOSED : LEAF_BAD; /* whether it was used: string_close */
+    case D_PART:
+        p = pending(f->pend);
+        for (int k = 0; k < p.n; k++)
+            if (rest_span(str->dfa, str->words, s, used, f, &p.r[k]))
+                return LEAF_IN;
+        return LEAF_BAD;
+    case D_CHAR:
+        f->a = gdfa_step(str->dfa, f->a, cp);
+        if (!f->a || !extend(s, f, cp, keep && str->words))
+            return LEAF_BAD;
+        return rest_lives(str->words, s, used, f->a, f->h) ? LEAF_IN : LEAF_BAD;
+    default:
+        return LEAF_BAD;
+    }
+}
+
+static bool string_close(struct gstore *s, const struct gframe *f, struct gframe *array)
+{
+    *array = s->f[f->up];
+    array->used = use(s, array->used, f);
+    return array->used != G_INF;
+}
+
 static enum gleaf string_step(const struct grammar *g, struct gframe *f, unsigned char byte)
 {
     const struct gstring *s = string_of(g, f);
@@ -418,56 +521,6 @@ static bool names_live(const struct gobject *o, uint32_t node, const struct gwin
     return false;
 }
 
-static uint64_t key_hash(uint64_t h, uint32_t cp)
-{
-    return mix(h + 0x2545F4914F6CDD1Du, cp);
-}
-
-/* How many of the keys so far begin with what h is the hash of. */
-static uint64_t begun(const struct gstore *s, uint32_t used, uint64_t h)
-{
-    uint64_t n = 0;
-    for (; used; used = s->f[used].up)
-        for (uint32_t p = s->f[used].used; p; p = s->f[p].up)
-            if (s->f[p].h == h) {
-                n++;
-                break;
-            }
-    return n;
-}
-
-static bool rest_lives(const struct gobject *o, const struct gstore *s, uint32_t used, uint32_t to, uint64_t h)
-{
-    if (!to || !o->words || o->words[to] == G_WORDS_INF || !used)
-        return to != 0;
-    return o->words[to] > s->f[used].a || o->words[to] > begun(s, used, h);
-}
-
-static bool rest_span(const struct gobject *o, const struct gstore *s, uint32_t used, const struct gframe *f,
-                      const struct grange *r)
-{
-    const struct gdfa *d = o->rest;
-    uint64_t sum = 0;
-    for (int pass = 0; pass < 2; pass++) { /* enough of them? else one by one: then there are few */
-        for (uint32_t i = 0; i < d->n_ranges && d->lo[i] <= r->hi; i++) {
-            uint32_t hi = i + 1 < d->n_ranges ? d->lo[i + 1] - 1 : G_CP_MAX;
-            uint32_t to = d->next[(size_t)f->a * d->n_classes + d->cls[i]];
-            if (hi < r->lo || !to)
-                continue;
-            uint32_t from = most(d->lo[i], r->lo), last = least(hi, r->hi);
-            if (!o->words || o->words[to] == G_WORDS_INF || !used)
-                return true;
-            sum += (uint64_t)(last - from + 1) * o->words[to];
-            if (!pass && sum > s->f[used].a)
-                return true;
-            for (uint32_t cp = from; pass && cp <= last; cp++)
-                if (rest_lives(o, s, used, to, key_hash(f->h, cp)))
-                    return true;
-        }
-    }
-    return false;
-}
-
 static uint32_t child(const struct gobject *o, uint32_t node, uint32_t cp)
 {
     if (node == G_INF)
@@ -493,7 +546,7 @@ static bool key_spans(const struct gobject *o, const struct gstore *s, uint32_t 
             if (cp >= p.r[k].lo && cp <= p.r[k].hi && names_live(o, c, w))
                 return true;
         }
-        if (w->rest && f->a && rest_span(o, s, used, f, &p.r[k]))
+        if (w->rest && f->a && rest_span(o->rest, o->words, s, used, f, &p.r[k]))
             return true;
     }
     return false;
@@ -510,16 +563,11 @@ static enum gleaf key_step(const struct grammar *g, struct gstore *s, struct gfr
     case D_PART:
         return key_spans(o, s, used, f, w) ? LEAF_IN : LEAF_BAD;
     case D_CHAR:
-        f->h = key_hash(f->h, cp);
         f->b = child(o, f->b, cp);
         f->a = w->rest && f->a ? gdfa_step(o->rest, f->a, cp) : 0;
-        if (f->a && o->words && w->keep) {
-            uint32_t prefix = gstore_put(s, &(struct gframe){.kind = F_PREFIX, .up = f->used, .h = f->h});
-            if (prefix == G_INF)
-                return LEAF_BAD;
-            f->used = prefix;
-        }
-        if (!names_live(o, f->b, w) && !(f->a && rest_lives(o, s, used, f->a, f->h)))
+        if (!extend(s, f, cp, f->a && o->words && w->keep))
+            return LEAF_BAD;
+        if (!names_live(o, f->b, w) && !(f->a && rest_lives(o->words, s, used, f->a, f->h)))
             return LEAF_BAD;
         if (f->b != G_INF && !names_live(o, f->b, w) && o->words)
             f->b = G_INF; /* the automaton of other keys knows them */
@@ -546,16 +594,12 @@ static bool key_close(const struct grammar *g, struct gstore *s, const struct gf
         object->h = o->prop[name - 1].expr;
         return true;
     }
-    uint32_t label = w->rest ? o->rest->label[f->a] : 0, used = object->used;
-    for (uint32_t i = used; i && label; i = s->f[i].up)
-        if (s->f[i].h == f->h)
-            label = 0;
+    uint32_t label = w->rest ? o->rest->label[f->a] : 0;
     if (!label)
         return false;
     object->a = o->n_props;
     object->h = o->rest_expr[label - 1];
-    uint32_t n = used ? s->f[used].a : 0;
-    object->used = gstore_put(s, &(struct gframe){.kind = F_USED, .up = used, .used = f->used, .h = f->h, .a = n + 1});
+    object->used = use(s, object->used, f);
     return object->used != G_INF;
 }
 
@@ -566,6 +610,8 @@ enum gleaf gleaf_step(const struct grammar *g, struct gstore *s, struct gframe *
 {
     if (f->kind == F_KEY)
         return key_step(g, s, f, w, byte);
+    if (f->kind == F_STRING && g->shape[f->shape]->u.str.unique)
+        return unique_step(&g->shape[f->shape]->u.str, s, f, w->keep, byte);
     if (f->kind != F_NUMBER)
         return string_step(g, f, byte);
     const struct gnum *n = g->shape[f->shape]->u.num;
@@ -575,6 +621,11 @@ enum gleaf gleaf_step(const struct grammar *g, struct gstore *s, struct gframe *
         return n->accept[f->a] ? LEAF_PASS : LEAF_BAD;
     f->a = to;
     return LEAF_IN;
+}
+
+bool gleaf_checked(const struct grammar *g, const struct gframe *f)
+{
+    return f->kind == F_KEY || (f->kind == F_STRING && g->shape[f->shape]->u.str.unique);
 }
 
 const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room)
@@ -588,6 +639,8 @@ const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, c
         return on ? o->rest : NULL;
     }
     const struct gstring *s = string_of(g, f);
+    if (s->words && s->words[f->a] != G_WORDS_INF)
+        return NULL;
     if (s->max == G_INF)
         return s->dfa;
     if (!s->dfa->self[f->a]) /* where every state is at a length's end a way off, it may not stay */
@@ -735,7 +788,7 @@ static void step_array(const struct grammar *g, struct gstore *s, struct gframe 
     }
     if (f.phase == PH_AFTER)
         return;
-    struct gframe next = {.kind = F_ARRAY, .up = f.up, .shape = f.shape, .phase = PH_AFTER, .a = idx};
+    struct gframe next = {.kind = F_ARRAY, .up = f.up, .shape = f.shape, .phase = PH_AFTER, .a = idx, .used = f.used};
     for (int k = 0; k < 2; k++) {
         if (k ? !can_out : !can_in)
             continue;
@@ -789,9 +842,10 @@ void gstep(const struct grammar *g, struct gstore *s, uint32_t top, unsigned cha
         enum gleaf l = gleaf_step(g, s, &f, &w, byte);
         if (l == LEAF_IN)
             put(s, &f, out);
-        else if (l == LEAF_CLOSED && f.kind != F_KEY)
+        else if (l == LEAF_CLOSED && !gleaf_checked(g, &f))
             add(out, f.up);
-        else if (l == LEAF_CLOSED && key_close(g, s, &f, &w, &object))
+        else if (l == LEAF_CLOSED &&
+                 (f.kind == F_KEY ? key_close(g, s, &f, &w, &object) : string_close(s, &f, &object)))
             put(s, &object, out);
         if (l != LEAF_PASS)
             return;

@@ -32,33 +32,39 @@ static inline uint32_t run_char(int byte)
     return 0;
 }
 
-static inline struct grammar_vocab *run_vocab(void)
+/* Writes the text of a tokenizer.json: token b is byte b, some longer ones follow, RUN_EOS ends a text. */
+static inline int run_tokenizer(struct buf *b)
 {
     static const char *const more[] = {"{\\\"", "\\\":", "\\\",", "\\\"}", "true", "[[",
                                        "]]",    "abc",   "12",    ".5",    "},",   "\\\\u"};
+    buf_puts(b, "{\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    for (int i = 0; i < 256; i++) {
+        char c[4];
+        uint32_t cp = run_char(i);
+        size_t n = utf8_put(cp, c);
+        buf_puts(b, cp == '"' || cp == '\\' ? "\"\\" : "\"");
+        buf_append(b, c, n);
+        buf_printf(b, "\":%d,", i);
+    }
+    for (int i = 0; i < 12; i++)
+        buf_printf(b, "\"%s\":%d,", more[i], 256 + i);
+    buf_puts(
+        b, "\"<end>\":300},\"merges\":[]},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":"
+           "\"ByteLevel\",\"add_prefix_space\":false},\"added_tokens\":[{\"id\":300,\"content\":\"<end>\",\"special\":"
+           "true,\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false}]}");
+    return b->error;
+}
+
+static inline struct grammar_vocab *run_vocab(void)
+{
     static struct grammar_vocab *v;
-    static struct tok *t;
+    struct tok *t;
     struct buf b = {0};
     struct err e;
     int32_t eos = RUN_EOS;
     if (v)
         return v;
-    buf_puts(&b, "{\"model\":{\"type\":\"BPE\",\"vocab\":{");
-    for (int i = 0; i < 256; i++) {
-        char c[4];
-        uint32_t cp = run_char(i);
-        size_t n = utf8_put(cp, c);
-        buf_puts(&b, cp == '"' || cp == '\\' ? "\"\\" : "\"");
-        buf_append(&b, c, n);
-        buf_printf(&b, "\":%d,", i);
-    }
-    for (int i = 0; i < 12; i++)
-        buf_printf(&b, "\"%s\":%d,", more[i], 256 + i);
-    buf_puts(&b, "\"<end>\":300},\"merges\":[]},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":"
-                 "\"ByteLevel\",\"add_prefix_space\":false},\"added_tokens\":[{\"id\":300,\"content\":\"<end>\","
-                 "\"special\":true,"
-                 "\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false}]}");
-    if (tok_parse(b.data, b.len, NULL, 0, &t, &e) || grammar_vocab_create(t, &eos, 1, 301, &v, &e))
+    if (run_tokenizer(&b) || tok_parse(b.data, b.len, NULL, 0, &t, &e) || grammar_vocab_create(t, &eos, 1, 301, &v, &e))
         abort();
     buf_free(&b);
     tok_close(t);

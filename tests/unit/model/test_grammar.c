@@ -227,6 +227,15 @@ static void test_arrays(void **state)
     schema("{\"const\":[1,{\"a\":\"b\"}]}", "+[1,{\"a\":\"b\"}]\n-[1]\n-[1,{}]");
     schema("{\"type\":\"array\",\"not\":{\"items\":{\"type\":\"integer\"}}}", "+[\"a\"]\n+[1,\"a\"]\n-[]\n-[1,2]");
     schema("{\"type\":\"array\",\"uniqueItems\":true,\"maxItems\":1}", "+[]\n+[1]\n-[1,2]");
+    schema("{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"enum\":[\"a\",\"ab\",\"c\"]}}",
+           "+[]\n+[\"ab\",\"a\",\"c\"]\n+[\"a\"]\n-[\"a\",\"a\"]\n-[\"a\",\"\\u0061\"]\n-[\"a\",\"c\",\"ab\",\"c\"]");
+    schema("{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"type\":\"string\"},\"minItems\":2}",
+           "+[\"a\",\"b\"]\n+[\"\",\"x y\", \"z\"]\n-[\"a\"]\n-[\"a\",\"b\",\"a\"]");
+    schema("{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"type\":\"string\",\"maxLength\":1,\"pattern\":\"^[ab]"
+           "?$\"}}",
+           "+[\"\",\"a\",\"b\"]\n-[\"a\",\"b\",\"\",\"\"]\n-[\"aa\"]");
+    refused(GRAMMAR_JSON_SCHEMA,
+            "{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"enum\":[\"a\"]},\"minItems\":2}", "no value");
     refused(GRAMMAR_JSON_SCHEMA, "{\"properties\":{\"a\":{\"type\":\"array\",\"uniqueItems\":true}}}",
             "#/properties/a: uniqueItems");
     refused(GRAMMAR_JSON_SCHEMA, "{\"type\":\"array\",\"items\":false,\"minItems\":1}", "no value");
