@@ -6,13 +6,15 @@
  * an answer goes out only after `after`, so what is acknowledged is durable.
  *
  * Contents that nothing names any more are collected by an operation of its own, a second after a write that may have
- * made some, and never while requests wait for a load: one of them may be on a version that was deleted meanwhile.
+ * made some, and never while a request may want a load: it may be on a version that was deleted meanwhile.
  */
 #include "server/admin.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/call.h"
 #include "server/log.h"
 
 #define BODIES_MAX ((size_t)256 << 20) /* of all operations together */
@@ -27,6 +29,7 @@ int admin_open(struct server *sv)
     if (!ad)
         return -ENOMEM;
     ad->check.limit = CHECKS;
+    ad->check.slow = true;
     ad->parse.limit = PARSES;
     ad->commit.limit = 1;
     uv_timer_init(sv->loop, &ad->collect);
@@ -186,10 +189,31 @@ static void after_work(uv_work_t *w, int status)
     leave(op);
 }
 
+static struct admin_op *of_job(struct background_job *j)
+{
+    return (struct admin_op *)((char *)j - offsetof(struct admin_op, job));
+}
+
+static void run_slow(struct background_job *j)
+{
+    struct admin_op *op = of_job(j);
+    op->rc = op->work(op, &op->err);
+}
+
+static void after_slow(struct background_job *j)
+{
+    leave(of_job(j));
+}
+
 static void begin(struct admin_op *op)
 {
     op->q->running++;
     op->rc = op->prepare ? op->prepare(op, &op->err) : 0;
+    if (op->q->slow) {
+        op->job = (struct background_job){.work = run_slow, .after = after_slow};
+        background_run(op->sv->background, &op->job);
+        return;
+    }
     op->uv.data = op;
     if (!uv_queue_work(op->sv->loop, &op->uv, run_work, after_work))
         return;
@@ -248,11 +272,20 @@ static void collect_after(struct admin_op *op)
     admin_op_free(op);
 }
 
+/* A request on a version that is not current, which may still want its modules read. */
+static bool any_on_old_version(const struct server *sv)
+{
+    for (const struct call *c = sv->calls; c; c = c->next)
+        if (c->task && !c->answered && !c->n_with_engine && tasks_find(sv->tasks, c->task->id) != c->task)
+            return true;
+    return false;
+}
+
 static void on_collect(uv_timer_t *t)
 {
     struct server *sv = t->data;
     const struct resident_stats *s = resident_stats(sv->resident);
-    if (s->n_waiting || s->n_jobs || sv->ad->commit.first) {
+    if (s->n_waiting || s->n_jobs || sv->ad->commit.first || any_on_old_version(sv)) {
         admin_collect(sv);
         return;
     }

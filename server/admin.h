@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "common/arena.h"
+#include "server/background.h"
 #include "server/registry.h"
 #include "server/server.h"
 
@@ -29,7 +30,8 @@ struct admin_op {
     struct http_req *r;
     struct admin_op *next;
     struct admin_queue *q; /* that it is in */
-    uv_work_t uv;
+    uv_work_t uv;          /* where it runs: one of these two */
+    struct background_job job;
     int (*prepare)(struct admin_op *op, struct err *e); /* NULL: nothing to do */
     int (*work)(struct admin_op *op, struct err *e);    /* rc holds what prepare said */
     void (*after)(struct admin_op *op);
@@ -71,6 +73,7 @@ struct admin_op {
 struct admin_queue {
     struct admin_op *first, *last;
     unsigned running, limit;
+    bool slow; /* on the background threads */
 };
 
 struct admin {

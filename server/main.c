@@ -19,6 +19,7 @@
 
 #include "server/descriptors.h"
 #include "server/http_tls.h"
+#include "server/background.h"
 #include "server/load.h"
 #include "server/log.h"
 #include "server/reload.h"
@@ -28,7 +29,8 @@
 
 #define DRAIN_LOOK_MS 10
 #define MMAP_FROM (512 << 10) /* larger blocks are mapped, always, so that freeing them gives the memory back */
-#define WORKERS "8"           /* loads, checks, a commit, and still some for parsing and tokenizing */
+#define WORKERS "6"           /* a commit, admin bodies, and still some for parsing and tokenizing */
+#define BACKGROUND 4          /* two loads and two checks of modules at once */
 #define STOP_MS 15000         /* beyond the draining time: the last bytes, the step at hand, memory given back */
 #define LAST_BYTES_MS 1000    /* for what is still queued to clients when the draining time is over */
 
@@ -63,6 +65,8 @@ static void on_engine_gone(void *ctx)
 static void on_idle(void *ctx)
 {
     struct cpetd *c = ctx;
+    background_close(c->sv.background);
+    c->sv.background = NULL;
     if (c->sv.en)
         engine_stop(c->sv.en, on_engine_gone, c);
 }
@@ -360,6 +364,8 @@ static int serve(struct cpetd *c)
     watch_signal(c, &c->sig_hup, on_hup, SIGHUP);
     service_tell("STATUS=loading the backbone");
     int rc = residency_open(&c->sv) || admin_open(&c->sv) ? err_set(&e, -ENOMEM, "out of memory") : 0;
+    if (!rc)
+        rc = background_open(&c->loop, BACKGROUND, &c->sv.background, &e);
     if (!rc && c->o.request_log)
         rc = reqlog_open(c->o.request_log, &c->sv.requests, &e);
     if (!rc)

@@ -1,4 +1,4 @@
-/* residency.c - what resident.c decides, done: modules are read, packed and freed on the worker pool.
+/* residency.c - what resident.c decides, done: modules are read, packed and freed on the background threads.
  *
  * Loop thread, except load_work. A job has copies of what it reads (path, hash), so that a worker looks at nothing that
  * the loop may change; its module is kept by a reference until it is over. A file whose content is not the one that it
@@ -10,12 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/background.h"
 #include "server/server.h"
 
 #define LOADS 2 /* at once */
 
 struct load {
-    uv_work_t work;
+    struct background_job job; /* first: a job is its load */
     struct server *sv;
     struct resident_job *j;
     char *path;
@@ -91,9 +92,9 @@ static int load(struct load *l, struct err *e)
     return rc;
 }
 
-static void load_work(uv_work_t *w)
+static void load_work(struct background_job *job)
 {
-    struct load *l = w->data;
+    struct load *l = (struct load *)job;
     struct resident_job *j = l->j;
     uint64_t t0 = mono_ns();
     free_slots(l->sv->dev, j->trash);
@@ -103,15 +104,13 @@ static void load_work(uv_work_t *w)
     j->seconds = (double)(mono_ns() - t0) * 1e-9;
 }
 
-static void load_over(uv_work_t *w, int status)
+static void load_over(struct background_job *job)
 {
-    struct load *l = w->data;
+    struct load *l = (struct load *)job;
     struct server *sv = l->sv;
     struct resident_job *j = l->j;
     struct module *m = (struct module *)j->item;
-    if (status && !j->rc)
-        j->rc = err_set(&j->err, -ESHUTDOWN, "the server is shutting down");
-    if (j->rc && j->rc != -ENOMEM && j->rc != -ESHUTDOWN)
+    if (j->rc && j->rc != -ENOMEM)
         j->rc = j->err.code = -EIO; /* whatever is wrong with it, it is not the client's fault */
     if (m && !j->rc && !m->info.bytes)
         m->info = l->info;
@@ -138,9 +137,9 @@ static int on_start(void *ctx, struct resident_job *j)
     l->j = j;
     if (m)
         l->hash = m->info.hash;
-    l->work.data = l;
+    l->job = (struct background_job){.work = load_work, .after = load_over};
     server_job_begin(sv);
-    uv_queue_work(sv->loop, &l->work, load_work, load_over); /* fails only without a function */
+    background_run(sv->background, &l->job);
     return 0;
 }
 

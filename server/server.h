@@ -20,6 +20,7 @@
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_DRAINING };
 
 struct call;
+struct background;
 struct admin;
 struct registry;
 
@@ -47,6 +48,7 @@ struct server {
     const struct model_info *mi;     /* &info; NULL before */
     const struct pet_target *target; /* what modules are held to; the model's */
     struct registry *registry;       /* used by one worker at a time */
+    struct background *background;   /* threads that load and check modules */
     struct resident *resident;
     struct modules *modules;
     struct tasks *tasks;
