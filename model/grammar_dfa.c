@@ -290,6 +290,70 @@ static int distances(struct gctx *c, struct gdfa *d)
     return 0;
 }
 
+/* The classes that a printable ASCII character is of, each once. */
+static uint32_t ascii_classes(const struct gdfa *d, uint32_t list[96])
+{
+    uint32_t n = 0;
+    for (uint32_t b = 0x20; b < 0x7F; b++) {
+        uint32_t k = 0;
+        while (k < n && list[k] != d->ascii[b])
+            k++;
+        if (k == n && b != '"' && b != '\\')
+            list[n++] = d->ascii[b];
+    }
+    return n;
+}
+
+static bool within(const struct gbytes *a, const struct gbytes *b)
+{
+    return !((a->w[0] & ~b->w[0]) | (a->w[1] & ~b->w[1]));
+}
+
+/* open, and run: the distance to a state that takes less than the one before it, backwards from those that lead to
+ * one. Predecessors are found by a list of edges for each state. */
+static int runs(struct gctx *c, struct gdfa *d)
+{
+    uint32_t list[96], n = ascii_classes(d, list), head = 0, tail = 0;
+    size_t edges = (size_t)d->n * n;
+    uint32_t *first = g_tmp(c, d->n, sizeof *first), *next = g_tmp(c, edges, sizeof *next);
+    uint32_t *queue = g_tmp(c, d->n, sizeof *queue);
+    d->open = g_alloc(c, d->n, sizeof *d->open);
+    d->run = g_alloc(c, d->n, sizeof *d->run);
+    if (!first || !next || !queue || !d->open || !d->run)
+        return g_memory_code(c);
+    int r = g_steps(c, edges + 95 * (uint64_t)d->n);
+    for (uint32_t s = 1; s < d->n && !r; s++)
+        for (uint32_t b = 0x20; b < 0x7F; b++)
+            if (b != '"' && b != '\\' && d->next[(size_t)s * d->n_classes + d->ascii[b]])
+                d->open[s].w[b / 64] |= (uint64_t)1 << (b % 64);
+    for (uint32_t s = 1; s < d->n && !r; s++) {
+        d->run[s] = G_INF;
+        for (uint32_t k = 0; k < n; k++) {
+            uint32_t to = d->next[(size_t)s * d->n_classes + list[k]];
+            size_t e = (size_t)s * n + k;
+            if (!to)
+                continue;
+            next[e] = first[to]; /* edges into `to`, 1 + index */
+            first[to] = (uint32_t)e + 1;
+            if (d->run[s] == G_INF && !within(&d->open[s], &d->open[to])) {
+                d->run[s] = 1;
+                queue[tail++] = s;
+            }
+        }
+    }
+    while (head < tail && !r) {
+        uint32_t s = queue[head++];
+        for (uint32_t e = first[s]; e; e = next[e - 1]) {
+            uint32_t from = (e - 1) / n;
+            if (d->run[from] != G_INF)
+                continue;
+            d->run[from] = d->run[s] + 1;
+            queue[tail++] = from;
+        }
+    }
+    return r;
+}
+
 int gdfa_finish(struct gctx *c, struct gdfa *d)
 {
     d->dist = g_alloc(c, d->n, sizeof *d->dist);
@@ -314,7 +378,7 @@ int gdfa_finish(struct gctx *c, struct gdfa *d)
             d->self[s] = d->self[s] && (!k || row[k] == s);
         }
     }
-    return r;
+    return r ? r : runs(c, d);
 }
 
 /* ---- subset construction ---- */
@@ -640,6 +704,28 @@ int gdfa_product(struct gctx *c, struct gdfa *const *part, size_t k, gdfa_label 
         return r;
     *out = d;
     return 0;
+}
+
+static int label_any(void *arg, const uint32_t *labels, uint32_t *out)
+{
+    const struct galternatives *a = arg;
+    *out = 0;
+    for (size_t i = 0; i < a->n && !*out; i++) {
+        bool all = true;
+        for (size_t k = a->first[i]; k < a->first[i + 1]; k++)
+            all = all && labels[k];
+        *out = all;
+    }
+    return 0;
+}
+
+int gdfa_union(struct gctx *c, struct gdfa *const *part, const struct galternatives *a, struct gdfa **out)
+{
+    if (!a->n)
+        return gdfa_words(c, NULL, 0, out);
+    if (a->first[a->n] == 1)
+        return *out = part[0], 0;
+    return gdfa_product(c, part, a->first[a->n], label_any, (void *)(uintptr_t)a, out);
 }
 
 /* ---- questions ---- */

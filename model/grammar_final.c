@@ -235,6 +235,49 @@ static bool object_counts(const struct gobject *o)
     return can >= o->min;
 }
 
+#define MERGED_STATES 4000
+#define MERGED_LENGTH 256
+
+/* Several strings of one expression become one automaton where that is small, so that they are not followed side by
+ * side. Where it is not, they stay as they are. */
+static int merge_strings(struct gctx *c, struct grammar *g, struct gexpr *x)
+{
+    struct gdfa *part[G_PARTS];
+    struct galternatives alt = {0};
+    struct gshape merged = {.kind = G_STRING, .u.str = {.max = G_INF, .id = g->n_shapes}};
+    uint32_t took[G_PARTS], kept = 0;
+    size_t n = 0, states = c->lim.max_states;
+    int r = 0;
+    for (uint32_t i = 0; i < x->n_shapes && n + 2 <= G_PARTS && !r; i++) {
+        const struct gshape *s = g->shape[x->shape[i]];
+        const struct gstring *t = &s->u.str;
+        if (s->kind != G_STRING || t->unique || (t->max == G_INF ? t->min : t->max) > MERGED_LENGTH)
+            continue;
+        took[alt.n] = i;
+        part[n++] = t->dfa;
+        if (t->min || t->max != G_INF)
+            r = gdfa_length(c, t->min, t->max, &part[n++]);
+        alt.first[++alt.n] = n;
+    }
+    if (r || alt.n < 2)
+        return r;
+    c->lim.max_states = states < MERGED_STATES ? states : MERGED_STATES;
+    r = gdfa_union(c, part, &alt, &merged.u.str.dfa);
+    c->lim.max_states = states;
+    if (r == -E2BIG && c->steps <= c->lim.max_steps && !c->full)
+        return 0;
+    if (r)
+        return r;
+    for (uint32_t i = 0, k = 0; i < x->n_shapes; i++) {
+        if (k < alt.n && took[k] == i)
+            k++;
+        else
+            x->shape[kept++] = x->shape[i];
+    }
+    x->n_shapes = kept;
+    return gshape_add(c, g, x, &merged);
+}
+
 static int unique_items(struct gctx *c, struct grammar *g)
 {
     for (uint32_t i = 0, n = g->n_exprs; i < n; i++)
@@ -247,9 +290,17 @@ static int unique_items(struct gctx *c, struct grammar *g)
     return 0;
 }
 
+static int strings_and_items(struct gctx *c, struct grammar *g)
+{
+    int r = 0;
+    for (uint32_t i = 0; i < g->n_exprs && !r; i++)
+        r = g->expr[i]->reached ? merge_strings(c, g, g->expr[i]) : 0;
+    return r ? r : unique_items(c, g);
+}
+
 int g_finalise(struct gctx *c, struct grammar *g)
 {
-    int r = unique_items(c, g);
+    int r = strings_and_items(c, g);
     if (r || (r = heights(c, g)))
         return r;
     if (!alive(g, g->root))

@@ -60,6 +60,11 @@ int gset_invert(struct gctx *c, const struct gset *s, struct gset *out); /* s no
 
 /* ---- automata over code points ---- */
 
+struct gbytes { /* a set of ASCII bytes; 0 stands for all that a string cannot take as they are: quote, backslash,
+                   control characters, and bytes beyond ASCII */
+    uint64_t w[2];
+};
+
 /* State 0 is dead, 1 the start. Only states from which a label can be reached are ever entered: an edge that leads
  * nowhere leads to 0. */
 struct gdfa {
@@ -71,6 +76,8 @@ struct gdfa {
     uint32_t *label;     /* [n] 0: not accepting */
     uint32_t *dist;      /* [n] characters to the nearest accepting state; G_INF: none */
     bool *self;          /* [n] every code point leads back here */
+    struct gbytes *open; /* [n] the printable ASCII that may come next, but for quote and backslash */
+    uint32_t *run;       /* [n] so many characters of it at least may come, whichever they are */
 };
 
 /* The automaton of a regular expression. search: it may match anywhere (JSON schema's pattern); else the whole text.
@@ -85,7 +92,11 @@ int gdfa_length(struct gctx *c, uint32_t min, uint32_t max, struct gdfa **out);
 #define G_PARTS 24
 typedef int gdfa_label(void *arg, const uint32_t *labels, uint32_t *out);
 int gdfa_product(struct gctx *c, struct gdfa *const *part, size_t k, gdfa_label *label, void *arg, struct gdfa **out);
-/* Fills ascii, dist and self, and drops edges that lead nowhere. */
+struct galternatives { /* of parts: all of [first[i], first[i + 1]) hold, for one i */
+    size_t first[G_PARTS + 1], n;
+};
+int gdfa_union(struct gctx *c, struct gdfa *const *part, const struct galternatives *a, struct gdfa **out);
+/* Fills ascii, dist, self, open and run, and drops edges that lead nowhere. */
 int gdfa_finish(struct gctx *c, struct gdfa *d);
 
 static inline uint32_t gdfa_class(const struct gdfa *d, uint32_t cp)

@@ -246,11 +246,15 @@ static bool all_stay(const struct grammar *g, const struct gframe *f, const stru
 {
     const struct grammar_vocab *t = g->vocab;
     uint32_t room;
-    const struct gdfa *d = t->tail[k] ? gleaf_loop(g, f, w, &room) : NULL;
+    bool free;
+    const struct gdfa *d = t->tail[k] ? gleaf_loop(g, f, w, &room, &free) : NULL;
     if (!d || room < t->tail[k])
         return false;
+    const uint64_t *below = t->below[k].w, *open = d->open[f->a].w;
+    if (free && d->run[f->a] >= t->tail[k] && !((below[0] & ~open[0]) | (below[1] & ~open[1])))
+        return true;
     const struct gbytes *set = loop_of(l, d, f->a);
-    return !((t->below[k].w[0] & ~set->w[0]) | (t->below[k].w[1] & ~set->w[1]));
+    return !((below[0] & ~set->w[0]) | (below[1] & ~set->w[1]));
 }
 
 /* Fills e: tokens that stay in the frame, and where others leave it. A number is left at a node whose children may go

@@ -254,28 +254,11 @@ static int declare_all(struct build *b)
 
 /* ---- other keys ---- */
 
-struct alternatives { /* parts [first[i], first[i + 1]) all hold, for one i */
-    size_t first[G_PARTS + 1], n;
-};
-
-static int label_any(void *arg, const uint32_t *labels, uint32_t *out)
-{
-    const struct alternatives *a = arg;
-    *out = 0;
-    for (size_t i = 0; i < a->n && !*out; i++) {
-        bool all = true;
-        for (size_t k = a->first[i]; k < a->first[i + 1]; k++)
-            all = all && labels[k];
-        *out = all;
-    }
-    return 0;
-}
-
 /* The keys that a propertyNames takes, as an automaton. */
 static int names_dfa(struct build *b, const struct gatom *a, struct gdfa **out)
 {
     struct gdfa *part[G_PARTS];
-    struct alternatives alt = {0};
+    struct galternatives alt = {0};
     size_t n = 0;
     uint32_t id;
     int r = gexpr_of(b->c, b->g, &a->lit, 1, &id);
@@ -300,9 +283,7 @@ static int names_dfa(struct build *b, const struct gatom *a, struct gdfa **out)
                 return r;
         alt.first[++alt.n] = n;
     }
-    if (!n)
-        return gdfa_words(b->c, NULL, 0, out);
-    return n == 1 ? (*out = part[0], 0) : gdfa_product(b->c, part, n, label_any, &alt, out);
+    return gdfa_union(b->c, part, &alt, out);
 }
 
 /* Parts: patterns, then propertyNames, then the names that are spoken for. The label is 1 + the index in b->labels of

@@ -76,16 +76,12 @@ enum gleaf gleaf_step(const struct grammar *g, struct gstore *s, struct gframe *
                       unsigned char byte);
 /* Whether the frame may close depends on those below it: on the words used so far. */
 bool gleaf_checked(const struct grammar *g, const struct gframe *f);
-/* The automaton and the state of it that f stays in as long as characters lead back to it; NULL: f's future depends on
- * more. *room: how many characters may come at least. */
-const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room);
+/* The automaton in whose state f->a the frame stays as long as characters lead back to it; NULL: f's future depends on
+ * more. *room: how many characters may come at least. *free: nothing but the automaton limits what may come. */
+const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room,
+                              bool *free);
 
 /* ---- vocabulary ---- */
-
-struct gbytes { /* a set of ASCII bytes; 0 stands for all that a string cannot take as they are: quote, backslash,
-                   control characters, and bytes beyond ASCII */
-    uint64_t w[2];
-};
 
 struct grammar_vocab {       /* nodes in preorder; 0: the root, of no byte */
     uint32_t vocab, n_words; /* ids; words of a mask */

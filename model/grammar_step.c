@@ -628,9 +628,11 @@ bool gleaf_checked(const struct grammar *g, const struct gframe *f)
     return f->kind == F_KEY || (f->kind == F_STRING && g->shape[f->shape]->u.str.unique);
 }
 
-const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room)
+const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room,
+                              bool *free)
 {
     *room = G_INF;
+    *free = false;
     if (f->pend || f->kind == F_NUMBER)
         return NULL;
     if (f->kind == F_KEY) {
@@ -641,9 +643,10 @@ const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, c
     const struct gstring *s = string_of(g, f);
     if (s->words && s->words[f->a] != G_WORDS_INF)
         return NULL;
+    *free = s->max == G_INF && !s->need && !s->words;
     if (s->max == G_INF)
         return s->dfa;
-    if (!s->dfa->self[f->a]) /* where every state is at a length's end a way off, it may not stay */
+    if (!s->dfa->self[f->a]) /* elsewhere the end may be too far off for the length that is left */
         return NULL;
     *room = s->max - f->b;
     return s->dfa;
