@@ -122,6 +122,11 @@ int grammar_compile(const struct grammar_vocab *v, const struct grammar_spec *s,
     return r;
 }
 
+size_t grammar_bytes(const struct grammar *g)
+{
+    return arena_used(g->a);
+}
+
 struct grammar *grammar_ref(struct grammar *g)
 {
     atomic_fetch_add_explicit(&g->refs, 1, memory_order_relaxed);
@@ -236,14 +241,21 @@ static void renew(struct grammar_state *s)
     }
 }
 
-static void merge(struct gconfigs *to, const struct gconfigs *from)
+/* The same for every sequence that said the same, whatever the cache holds: masks do not depend on other requests. */
+static void merge(const struct grammar *g, const struct gstore *s, struct gconfigs *to, const struct gconfigs *from)
 {
+    uint32_t heavy = 0;
+    for (uint32_t i = 0; i < to->n; i++)
+        heavy += gleaf_heavy(g, &s->f[to->id[i]]);
     for (uint32_t i = 0; i < from->n && to->n < G_CONFIGS; i++) {
         uint32_t k = 0;
         while (k < to->n && to->id[k] != from->id[i])
             k++;
-        if (k == to->n)
-            to->id[to->n++] = from->id[i];
+        bool much = gleaf_heavy(g, &s->f[from->id[i]]);
+        if (k < to->n || (much && heavy >= G_HEAVY))
+            continue;
+        heavy += much;
+        to->id[to->n++] = from->id[i];
     }
 }
 
@@ -274,7 +286,7 @@ int grammar_accept(struct grammar_state *s, int32_t token)
                 gstep(s->g, &s->store, at.id[k], byte[d], &to);
             at = to;
         }
-        merge(&all, &at);
+        merge(s->g, &s->store, &all, &at);
     }
     if (s->store.no_memory || !all.n) {
         int r = s->store.no_memory ? -ENOMEM : -EINVAL;

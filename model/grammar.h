@@ -69,6 +69,9 @@ int grammar_compile(const struct grammar_vocab *v, const struct grammar_spec *s,
 struct grammar *grammar_ref(struct grammar *g); /* returns g */
 void grammar_unref(struct grammar *g);          /* takes NULL */
 
+/* What g takes in memory, its cache of masks aside (that is bounded by max_cache). */
+size_t grammar_bytes(const struct grammar *g);
+
 /* A state at the beginning of the text; holds a reference on g. -ENOMEM. */
 int grammar_state_open(struct grammar *g, struct grammar_state **out);
 void grammar_state_close(struct grammar_state *s); /* takes NULL */

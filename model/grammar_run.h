@@ -9,6 +9,7 @@
 
 #include "model/grammar_internal.h"
 
+#define G_HEAVY 16      /* of them, whose part of a mask takes a walk over most of the vocabulary */
 #define G_CONFIGS 64    /* of one state; further ones are dropped: fewer texts are allowed, none that is wrong */
 #define G_TOKEN_MAX 255 /* bytes; longer tokens are never allowed */
 
@@ -76,6 +77,8 @@ enum gleaf gleaf_step(const struct grammar *g, struct gstore *s, struct gframe *
                       unsigned char byte);
 /* Whether the frame may close depends on those below it: on the words used so far. */
 bool gleaf_checked(const struct grammar *g, const struct gframe *f);
+/* Is making the frame's part of a mask much work, when it is new? */
+bool gleaf_heavy(const struct grammar *g, const struct gframe *f);
 /* The automaton in whose state f->a the frame stays as long as characters lead back to it; NULL: f's future depends on
  * more. *room: how many characters may come at least. *free: nothing but the automaton limits what may come. */
 const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room,

@@ -628,6 +628,16 @@ bool gleaf_checked(const struct grammar *g, const struct gframe *f)
     return f->kind == F_KEY || (f->kind == F_STRING && g->shape[f->shape]->u.str.unique);
 }
 
+bool gleaf_heavy(const struct grammar *g, const struct gframe *f)
+{
+    if (f->kind == F_KEY)
+        return g->shape[f->shape]->u.obj.words != NULL;
+    if (f->kind != F_STRING)
+        return false;
+    const struct gstring *s = &g->shape[f->shape]->u.str;
+    return s->max != G_INF || !s->dfa->self[f->a];
+}
+
 const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room,
                               bool *free)
 {
