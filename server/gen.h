@@ -79,6 +79,8 @@ struct gen_run {
     struct hash *key; /* of the full pages after the prompt's full ones */
     uint32_t n_key, cap_key;
     struct grammar_state *form; /* NULL: any; kept when the run is preempted */
+    uint64_t mask_ns;           /* what form's last mask took */
+    uint32_t mask_waits;        /* steps that it sat out since, for its masks taking long */
     struct kern_seen *seen;     /* ascending tokens */
     uint32_t n_seen, cap_seen;
 };

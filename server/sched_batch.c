@@ -36,13 +36,56 @@ static struct kern_sample settings(const struct gen *g)
                                 .n_top = p->n_top};
 }
 
+/* Masks are made between the steps, one after another, so those that take long hold everybody up. A run whose last one
+ * took longer than MASK_LONG_NS sits out a step in which masks have taken MASK_STEP_NS already. They take turns, and
+ * what they may add to a step grows while they wait, so all of them get there. */
+#define MASK_LONG_NS 200000u
+#define MASK_STEP_NS 3000000u
+#define MASK_WAITS 16u
+
+static bool takes_long(const struct gen_run *r)
+{
+    return r->form && r->mask_ns >= MASK_LONG_NS;
+}
+
+static bool mask_waits(const struct sched *s, struct gen_run *r)
+{
+    if (!takes_long(r) || s->mask_ns < MASK_STEP_NS * (1 + (uint64_t)r->mask_waits / MASK_WAITS))
+        return false;
+    r->mask_waits++;
+    return true;
+}
+
+/* Those with long masks that are in the batch go behind the others of their tenant. */
+static void take_turns(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_parts && s->mask_ns >= MASK_STEP_NS; i++) {
+        struct gen_run *r = s->part[i].run;
+        struct sched_tenant *t = &s->tenant[s->part[i].g->spec.tenant];
+        if (!r || !r->listed || !takes_long(r))
+            continue;
+        sched_decode_remove(t, r);
+        sched_decode_push(t, r);
+    }
+}
+
+static int make_mask(struct sched *s, struct gen_run *r, const uint32_t **mask)
+{
+    uint64_t t0 = mono_ns();
+    int rc = grammar_mask(r->form, mask);
+    r->mask_ns = mono_ns() - t0;
+    r->mask_waits = 0;
+    s->mask_ns += r->mask_ns;
+    return rc;
+}
+
 /* Fails when the mask cannot be had; the generation then ends at the next step. The mask is good until the token is
  * taken. */
-static int sample_next(struct gen_run *r, struct kern_sample *k)
+static int sample_next(struct sched *s, struct gen_run *r, struct kern_sample *k)
 {
     struct gen *g = r->g;
     *k = settings(g);
-    if (r->form && grammar_mask(r->form, &k->mask))
+    if (r->form && make_mask(s, r, &k->mask))
         return g->failed = -ENOMEM;
     k->sequence = r->choice;
     k->position = r->n_out;
@@ -151,13 +194,13 @@ static struct sched_part *add_part(struct sched *s, struct gen *g, struct gen_ru
     return p;
 }
 
-/* False when the ring is full (the loop is behind), its next page is wanting (the ring was full when pages were given)
- * or memory is out; the run then sits this step out. */
+/* False when the ring is full (the loop is behind), its next page is wanting (the ring was full when pages were given),
+ * masks take too long or memory is out; the run then sits this step out. */
 static bool plan_run(struct sched *s, struct gen_run *r)
 {
     struct gen *g = r->g;
-    if (gen_room(g) <= g->n_planned || r->len >= r->reserved || see_prompt(r) ||
-        sample_next(r, &s->sample[s->n_logits]))
+    if (gen_room(g) <= g->n_planned || r->len >= r->reserved || see_prompt(r) || mask_waits(s, r) ||
+        sample_next(s, r, &s->sample[s->n_logits]))
         return false;
     add_part(s, g, r, r->seq, &r->fed[r->n_out], 1, 1);
     g->n_planned++;
@@ -255,7 +298,7 @@ static bool plan_chunk(struct sched *s, struct gen *g, uint32_t *budget)
         uint32_t pos = pos0 + n - n_logits + i;
         if (pos + 1 < end)
             sample_target(g, g->spec.prompt[pos + 1], &k[i]);
-        else if (see_prompt(&g->run[0]) || sample_next(&g->run[0], &k[i]))
+        else if (see_prompt(&g->run[0]) || sample_next(s, &g->run[0], &k[i]))
             return false;
     }
     add_part(s, g, NULL, g->run[g->base].seq, g->spec.prompt + pos0, n, n_logits);
@@ -321,7 +364,9 @@ static void plan_prefill(struct sched *s)
 void sched_plan(struct sched *s)
 {
     s->n_parts = s->n_rows = s->n_logits = s->decode_rows = 0;
+    s->mask_ns = 0;
     plan_decode(s);
+    take_turns(s);
     plan_prefill(s);
 }
 

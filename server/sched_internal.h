@@ -40,6 +40,7 @@ struct sched {
     struct sched_part *part; /* [max_seqs] */
     struct model_span *span; /* [max_seqs] */
     uint32_t n_parts, n_rows, n_logits, decode_rows;
+    uint64_t mask_ns;             /* spent on masks for the batch being made */
     struct kern_sample *sample;   /* [max_logits] */
     struct kern_sampled *sampled; /* [max_logits] */
     uint64_t *task;               /* [max_seqs] */

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fake_grammar.h"
 
@@ -12,6 +13,7 @@ struct grammar {
     uint32_t n, most;
     int32_t eos;
     unsigned states;
+    unsigned slow_us;
     bool fail_mask, fail_accept;
     atomic_uint refs;
 };
@@ -73,6 +75,11 @@ unsigned fake_grammar_open_states(const struct grammar *g)
     return g->states;
 }
 
+void fake_grammar_slow(struct grammar *g, unsigned us)
+{
+    g->slow_us = us;
+}
+
 void fake_grammar_fail(struct grammar *g, bool mask, bool accept)
 {
     g->fail_mask = mask;
@@ -105,6 +112,8 @@ int grammar_mask(struct grammar_state *s, const uint32_t **mask)
 {
     if (s->g->fail_mask)
         return -ENOMEM;
+    if (s->g->slow_us)
+        usleep(s->g->slow_us);
     memset(s->mask, 0, sizeof s->mask);
     for (int32_t i = 0; i < VOCAB; i++)
         if (allowed(s, i))

@@ -10,6 +10,7 @@ struct grammar *fake_grammar(uint32_t n, uint32_t most, int32_t eos);
 void fake_grammar_free(struct grammar *g);
 unsigned fake_grammars(void); /* that grammar_compile made and that are still referred to */
 unsigned fake_grammar_open_states(const struct grammar *g);
+void fake_grammar_slow(struct grammar *g, unsigned us);            /* each mask takes so long at least */
 void fake_grammar_fail(struct grammar *g, bool mask, bool accept); /* from now on -ENOMEM and -EINVAL */
 
 #endif

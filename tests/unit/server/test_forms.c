@@ -141,6 +141,46 @@ static void test_preempted(void **st)
     free(ref);
 }
 
+/* Masks that take long hold nobody else up: their runs take turns, and all of them end with the tokens they have alone.
+ */
+static void test_slow_masks(void **st)
+{
+    (void)st;
+    enum { N = 12, PLAIN = N - 1, QUICK = N - 2 };
+    struct grammar *slow = fake_grammar(8, 8, EOS), *quick = fake_grammar(8, 8, EOS);
+    struct out *o = outs(N), *ref = outs(1);
+    struct gen *g[N];
+    struct gen_spec s[N];
+    struct bed b;
+    open_bed(&b, &roomy, 16);
+    for (int i = 0; i < N; i++) {
+        s[i] = form_spec(i == PLAIN ? NULL : i == QUICK ? quick : slow, i, 4, 8);
+        s[i].seed = (uint64_t)i;
+        g[i] = submit(&b, &s[i], &o[i]);
+    }
+    fake_grammar_slow(slow, 2000);
+    uint32_t steps = 0, most = 0;
+    for (; steps < 400 && sched_live(b.s); steps++) {
+        step_at(&b, 1);
+        if (!b.r.prefill_rows && b.r.decode_rows > most)
+            most = b.r.decode_rows;
+    }
+    assert_int_equal(sched_live(b.s), 0);
+    assert_true(most <= 4); /* two slow ones, the quick one and the plain one */
+    for (int i = 0; i < N - 2; i++)
+        assert_true(o[QUICK].done_at <= o[i].done_at && o[PLAIN].done_at <= o[i].done_at);
+    fake_grammar_slow(slow, 0);
+    for (int i = 0; i < N; i++) {
+        alone(&roomy, &s[i], ref);
+        assert_int_equal(o[i].n[0], 8);
+        assert_as_alone(&s[i], &o[i], ref);
+    }
+    close_all(&b, g, N, o);
+    fake_grammar_free(slow);
+    fake_grammar_free(quick);
+    free(ref);
+}
+
 /* What fails inside ends its own generation and no other. */
 static void test_failures(void **st)
 {
@@ -167,10 +207,8 @@ static void test_failures(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_form_and_batch),
-        cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_preempted),
-        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_form_and_batch), cmocka_unit_test(test_ends),     cmocka_unit_test(test_preempted),
+        cmocka_unit_test(test_slow_masks),     cmocka_unit_test(test_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
