@@ -6,9 +6,10 @@
  * digit of the fraction was not 0. All such states are explored from the empty text, then those without a way to an end
  * are cut off. Comparisons are of decimals, exact.
  *
- * Texts are bounded, so that a number ends: 18 digits before the point, 18 after it, 2 in an exponent. Where a bound is
- * exclusive a number with a fraction has at most 15 digits, so that no reader's rounding to a double moves it onto the
- * bound. Exponents are written where only the sign matters. Integers have no fraction and no exponent.
+ * Texts are bounded, so that a number ends: 18 digits before the point, 18 after it, 2 in an exponent. Readers round to
+ * doubles; where that could matter (an exclusive bound, a multipleOf, no integers) a number with a fraction has at most
+ * 15 digits, and one with a multipleOf 15 before the point, which are told apart in doubles. Exponents are written
+ * where only the sign matters. Integers have no fraction and no exponent.
  */
 #include "model/grammar_internal.h"
 
@@ -32,7 +33,8 @@ struct work {
     struct gctx *c;
     const struct gnum_spec *s;
     bool exponent; /* allowed */
-    int frac_max;
+    int int_max, frac_max;
+    bool narrow; /* a number with a fraction has at most OPEN_MAX_DIGITS */
     struct at *state;
     size_t n, cap;
     uint32_t *slot;
@@ -244,12 +246,12 @@ static bool digit_step(const struct work *w, struct at *a, int digit)
         return true;
     case P_INT:
         take_digit(w, a, digit, false);
-        return a->n_int <= INT_MAX_DIGITS;
+        return a->n_int <= w->int_max;
     case P_POINT:
     case P_FRAC:
         take_digit(w, a, digit, true);
         a->phase = P_FRAC;
-        if ((w->s->lo_open || w->s->hi_open) && a->n_int + a->n_frac > OPEN_MAX_DIGITS)
+        if (w->narrow && a->n_int + a->n_frac > OPEN_MAX_DIGITS)
             return false;
         return a->n_frac <= w->frac_max;
     case P_E:
@@ -275,7 +277,7 @@ static bool step(const struct work *w, struct at *a, int symbol)
     if (symbol == 12 && in_int && w->s->fraction) {
         end_int(w, a);
         a->phase = P_POINT;
-        if (!w->s->lo_open && !w->s->hi_open)
+        if (!w->narrow)
             a->n_int = 0; /* it matters no more, and fewer states do the same */
         return true;
     }
@@ -397,6 +399,11 @@ static int build(struct gctx *c, const struct gnum_spec *s, struct gnum **out)
     bool zero_lo = !s->has_lo || dec_zero(&s->lo), zero_hi = !s->has_hi || dec_zero(&s->hi);
     w.exponent = s->integer && s->fraction && zero_lo && zero_hi && !s->mod && !s->n_not_mod;
     w.frac_max = s->mod && s->mod_scale < FRAC_MAX_DIGITS ? s->mod_scale : FRAC_MAX_DIGITS;
+    w.narrow = s->lo_open || s->hi_open || !s->integer || s->mod;
+    w.int_max = INT_MAX_DIGITS;
+    if ((s->mod || s->n_not_mod) && (!s->has_lo || s->lo.n_int < OPEN_MAX_DIGITS) &&
+        (!s->has_hi || s->hi.n_int < OPEN_MAX_DIGITS))
+        w.int_max = OPEN_MAX_DIGITS;
     int r = explore(&w, &next);
     if (r)
         return r;

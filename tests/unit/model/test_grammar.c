@@ -161,7 +161,7 @@ static void test_numbers(void **state)
     schema("{\"type\":\"number\",\"multipleOf\":2.5}", "+0\n+2.5\n+5\n+5.0\n-2\n-2.4");
     schema("{\"type\":\"integer\",\"allOf\":[{\"multipleOf\":4},{\"multipleOf\":6}]}", "+12\n+24\n-4\n-6\n-18");
     schema("{\"type\":\"integer\",\"not\":{\"multipleOf\":3}}", "+1\n+2\n-0\n-3\n-33");
-    schema("{\"not\":{\"type\":\"integer\"},\"type\":\"number\"}", "+1.5\n-1\n-1.0\n-10");
+    schema("{\"not\":{\"type\":\"integer\"},\"type\":\"number\"}", "+1.5\n-1\n-1.0\n-10\n-94788860743231575.9");
     schema("{\"type\":\"integer\",\"not\":{\"enum\":[2,4]},\"minimum\":1,\"maximum\":5}", "+1\n+3\n+5\n-2\n-4\n-0");
     schema("{\"enum\":[1,2.5,-3]}", "+1\n+2.5\n+-3\n-2\n-3\n-25");
     schema("{\"minimum\":1,\"exclusiveMinimum\":true,\"type\":\"integer\"}", "+2\n-1");
