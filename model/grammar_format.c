@@ -27,8 +27,10 @@
     ":){0,1}" H16 ")?::(?:" H16 ":){3}" LS32 "|(?:(?:" H16 ":){0,2}" H16 ")?::(?:" H16 ":){2}" LS32 "|(?:(?:" H16      \
     ":){0,3}" H16 ")?::" H16 ":" LS32 "|(?:(?:" H16 ":){0,4}" H16 ")?::" LS32 "|(?:(?:" H16 ":){0,5}" H16 ")?::" H16   \
     "|(?:(?:" H16 ":){0,6}" H16 ")?::)"
-#define LABEL "[A-Za-z0-9](?:-?[A-Za-z0-9]){0,31}"
-#define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}"
+#define LABEL "[A-Za-z0-9](?:-?[A-Za-z0-9]){0,31}"                                 /* at most 63 characters */
+#define SHORT "[A-Za-z0-9](?:-?[A-Za-z0-9]){0,15}"                                 /* 31 */
+#define DOMAIN "(?:" LABEL "(?:\\." LABEL "){0,2}|" SHORT "(?:\\." SHORT "){0,5})" /* 191 */
+#define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 #define ESCAPED "%" HEX "{2}"
 #define PCHAR "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|" ESCAPED ")"
 #define AUTHORITY                                                                                                      \
@@ -45,27 +47,46 @@
 static const struct {
     const char *name, *regex;
     bool exact;
+    const char *also; /* an expression that matches too */
 } formats[] = {
-    {"date", DATE, false},
-    {"time", TIME, false},
-    {"date-time", DATE "T" TIME, false},
+    {"date", DATE, false, NULL},
+    {"time", TIME, false, NULL},
+    {"date-time", DATE "T" TIME, false, NULL},
     {"duration",
-     "P(?:\\d+W|(?:\\d+Y(?:\\d+M(?:\\d+D)?)?|\\d+M(?:\\d+D)?|\\d+D)(?:" DURATION_TIME ")?|" DURATION_TIME ")", false},
-    {"email", ATOM "(?:\\." ATOM "){0,2}@" LABEL "(?:\\." LABEL "){1,2}", false},
-    {"hostname", LABEL "(?:\\." LABEL "){0,2}", false},
-    {"ipv4", IPV4, true},
-    {"ipv6", IPV6, true},
-    {"uuid", HEX "{8}-" HEX "{4}-" HEX "{4}-" HEX "{4}-" HEX "{12}", true},
-    {"uri", URI, false},
-    {"uri-reference", "(?:" URI "|" RELATIVE ")", false},
+     "P(?:\\d+W|(?:\\d+Y(?:\\d+M(?:\\d+D)?)?|\\d+M(?:\\d+D)?|\\d+D)(?:" DURATION_TIME ")?|" DURATION_TIME ")", false,
+     NULL},
+    {"email", ATOM "(?:\\." ATOM ")*@" DOMAIN, false, "[^@]{1,64}@[^@]*[.][^@]*"},
+    {"hostname", DOMAIN, false, NULL},
+    {"ipv4", IPV4, true, NULL},
+    {"ipv6", IPV6, true, NULL},
+    {"uuid", HEX "{8}-" HEX "{4}-" HEX "{4}-" HEX "{4}-" HEX "{12}", true, NULL},
+    {"uri", URI, false, NULL},
+    {"uri-reference", "(?:" URI "|" RELATIVE ")", false, NULL},
     {"uri-template",
-     "(?:[!#$&()*+,./0-9:;=?@A-Z_a-z~\\[\\]-]|" ESCAPED "|\\{[+#./;?&]?" VARSPEC "(?:," VARSPEC ")*\\})*", false},
-    {"json-pointer", POINTER, true},
-    {"relative-json-pointer", "(?:0|[1-9]\\d*)(?:#|" POINTER ")", true},
-    {"byte", "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", false},
-    {"password", NULL, true}, /* OpenAPI: a hint to hide the input */
-    {"binary", NULL, true},   /* OpenAPI: any octets */
+     "(?:[!#$&()*+,./0-9:;=?@A-Z_a-z~\\[\\]-]|" ESCAPED "|\\{[+#./;?&]?" VARSPEC "(?:," VARSPEC ")*\\})*", false, NULL},
+    {"json-pointer", POINTER, true, NULL},
+    {"relative-json-pointer", "(?:0|[1-9]\\d*)(?:#|" POINTER ")", true, NULL},
+    {"byte", "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", false, NULL},
+    {"password", NULL, true, NULL}, /* OpenAPI: a hint to hide the input */
+    {"binary", NULL, true, NULL},   /* OpenAPI: any octets */
 };
+
+static int both(void *arg, const uint32_t *labels, uint32_t *out)
+{
+    (void)arg;
+    *out = labels[0] && labels[1];
+    return 0;
+}
+
+static int make(struct gctx *c, const char *regex, const char *also, struct gdfa **out)
+{
+    struct gdfa *part[2];
+    int r = gdfa_regex(c, regex, strlen(regex), false, &part[0]);
+    if (r || !also)
+        return r ? r : (*out = part[0], 0);
+    r = gdfa_regex(c, also, strlen(also), false, &part[1]);
+    return r ? r : gdfa_product(c, part, 2, both, NULL, out);
+}
 
 int g_format(struct gctx *c, const char *name, bool negated, struct gdfa **out)
 {
@@ -78,7 +99,7 @@ int g_format(struct gctx *c, const char *name, bool negated, struct gdfa **out)
         if (!formats[i].regex)
             return gdfa_any(c, out);
         struct gdfa **kept = &c->schema->format[i];
-        int r = *kept ? 0 : gdfa_regex(c, formats[i].regex, strlen(formats[i].regex), false, kept);
+        int r = *kept ? 0 : make(c, formats[i].regex, formats[i].also, kept);
         if (!r)
             *out = *kept;
         return r;

@@ -136,7 +136,10 @@ static void test_formats(void **state)
     schema("{\"type\":\"string\",\"format\":\"ipv6\"}",
            "+\"::1\"\n+\"2001:db8::8a2e:370:7334\"\n+\"::ffff:1.2.3.4\"\n-\"1::2::3\"\n-\"12345::\"");
     schema("{\"type\":\"string\",\"format\":\"email\"}",
-           "+\"joe.bloggs@example.com\"\n-\"joe\"\n-\".joe@example.com\"\n-\"a@b@c.d\"");
+           "+\"joe.bloggs@example.com\"\n+\"a.very.long.name.of.parts-and-some@mail.eu.example.co.uk\"\n-\"joe\"\n-\"."
+           "joe@example.com\"\n-\"a@b@c.d\"");
+    schema("{\"type\":\"string\",\"format\":\"hostname\"}",
+           "+\"a.b.c.example.co.uk\"\n+\"localhost\"\n-\"-a\"\n-\"a-\"\n-\"a..b\"\n-\"\"");
     schema("{\"type\":\"string\",\"format\":\"uri\"}",
            "+\"https://example.com/a?b=c#d\"\n+\"urn:a:b\"\n-\"a b\"\n-\"/a\"\n-\"http:// x\"");
     schema("{\"type\":\"string\",\"format\":\"duration\"}",
