@@ -10,20 +10,11 @@
 #ifndef CPET_SERVER_ADMIN_H
 #define CPET_SERVER_ADMIN_H
 
-#include <jansson.h>
-
 #include "common/arena.h"
+#include "server/admin_body.h"
 #include "server/background.h"
 #include "server/registry.h"
 #include "server/server.h"
-
-/* What a client says of a module of a task: a name, or a content's hash. */
-struct admin_ref {
-    const char *name;
-    struct hash hash; /* where name is 64 hexadecimal digits */
-    bool by_hash;
-    float weight;
-};
 
 struct admin_op {
     struct server *sv;
@@ -98,17 +89,6 @@ void admin_again(struct admin_op *op, int (*prepare)(struct admin_op *, struct e
 void admin_answer(struct admin_op *op, int status, const char *type, struct buf *b);
 /* Contents may have become nobody's: looked after soon. */
 void admin_collect(struct server *sv);
-
-/* admin_json.c, any thread. The body as an object: size, UTF-8, number of values and depth bounded, no key twice.
- * The caller drops it. */
-int admin_json(const char *body, size_t n, json_t **out, struct err *e);
-/* Every key must be one of names (NULL-terminated). */
-int admin_json_only(const json_t *o, const char *const *names, struct err *e);
-/* A string, or null or absent (*out NULL); in the arena. */
-int admin_json_string(struct arena *a, const json_t *o, const char *key, const char **out, struct err *e);
-int admin_json_bool(const json_t *o, const char *key, bool *out, struct err *e);
-/* A tenant's name: -EINVAL where it could be none. */
-int admin_check_tenant(const char *tenant, struct err *e);
 
 /* admin_path.c, worker. path under one of the roots, symbolic links followed, and all files of a PEFT directory too;
  * a relative path is looked for under each root. *out is malloc'ed. -EPERM outside, or not there: which is not told. */

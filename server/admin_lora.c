@@ -9,39 +9,21 @@
 #include "server/admin.h"
 #include "server/log.h"
 
-static int check_missing(const struct admin_op *op, struct err *e)
+static int read_body(struct admin_op *op, bool unload, struct err *e)
 {
-    return op->name ? 0 : err_param(e, -EINVAL, "lora_name", "lora_name is missing or empty");
-}
-
-static int read_load(struct admin_op *op, struct err *e)
-{
-    static const char *const names[] = {"lora_name", "lora_path", "load_inplace", "base_model_name", NULL};
-    const char *base;
-    json_t *o;
-    int rc = admin_json(op->body, op->n_body, &o, e);
+    struct admin_lora_body b;
+    int rc = admin_body_lora(op->body ? op->body : "", op->n_body, unload, op->a, &b, e);
     if (rc)
         return rc;
-    rc = admin_json_only(o, names, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "lora_name", &op->name, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "lora_path", &op->path, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "base_model_name", &base, e);
-    if (!rc)
-        rc = admin_json_bool(o, "load_inplace", &op->load_inplace, e);
-    if (!rc)
-        rc = check_missing(op, e);
-    if (!rc && (!op->path || !*op->path))
-        rc = err_param(e, -EINVAL, "lora_path", "lora_path is missing or empty");
-    json_decref(o);
-    return rc;
+    op->name = b.name;
+    op->path = b.path;
+    op->load_inplace = b.load_inplace;
+    return 0;
 }
 
 static int load_check(struct admin_op *op, struct err *e)
 {
-    int rc = read_load(op, e);
+    int rc = read_body(op, false, e);
     if (!rc)
         rc = task_check_id(op->name, e);
     if (!rc)
@@ -155,20 +137,7 @@ void admin_load_lora(struct server *sv, struct http_req *r)
 
 static int unload_read(struct admin_op *op, struct err *e)
 {
-    static const char *const names[] = {"lora_name", "lora_int_id", NULL};
-    json_t *o;
-    int rc = admin_json(op->body, op->n_body, &o, e);
-    if (rc)
-        return rc;
-    rc = admin_json_only(o, names, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "lora_name", &op->name, e);
-    if (!rc && (!op->name || !*op->name))
-        op->name = NULL;
-    if (!rc)
-        rc = check_missing(op, e);
-    json_decref(o);
-    return rc;
+    return read_body(op, true, e);
 }
 
 static int unload_prepare(struct admin_op *op, struct err *e)

@@ -21,26 +21,12 @@
 
 static int read_fields(struct admin_op *op, struct err *e)
 {
-    static const char *const names[] = {"path", "tenant", "pinned", "dry_run", NULL};
-    json_t *o;
-    int rc = admin_json(op->body, op->n_body, &o, e);
-    if (rc)
-        return rc;
-    const char *tenant = NULL;
-    rc = admin_json_only(o, names, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "path", &op->path, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "tenant", &tenant, e);
-    if (!rc)
-        rc = admin_json_bool(o, "pinned", &op->pinned, e);
-    if (!rc)
-        rc = admin_json_bool(o, "dry_run", &op->dry_run, e);
-    if (!rc && !op->path)
-        rc = err_param(e, -EINVAL, "path", "path is missing: where under a --module-root the module lies");
-    if (!rc && tenant)
-        op->tenant = tenant;
-    json_decref(o);
+    struct admin_module_body b = {.tenant = op->tenant, .pinned = op->pinned, .dry_run = op->dry_run};
+    int rc = admin_body_module(op->body, op->n_body, op->a, &b, e);
+    op->path = b.path;
+    op->tenant = b.tenant;
+    op->pinned = b.pinned;
+    op->dry_run = b.dry_run;
     return rc;
 }
 

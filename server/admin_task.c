@@ -8,7 +8,6 @@
  * reads it. Its modules are taken by content; a name that stands for another content today, or for none, is left out
  * of it, so that what is registered under the name later does not matter.
  */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,121 +16,19 @@
 
 /* ---- parse (worker) ---- */
 
-static int read_ref(struct admin_op *op, const json_t *v, struct admin_ref *out, struct err *e)
-{
-    static const char *const names[] = {"name", "weight", NULL};
-    const json_t *name = v, *weight = NULL;
-    if (json_is_object(v)) {
-        int rc = admin_json_only(v, names, e);
-        if (rc)
-            return rc;
-        name = json_object_get(v, "name");
-        weight = json_object_get(v, "weight");
-    }
-    if (!json_is_string(name))
-        return err_param(e, -EINVAL, "modules", "an entry of modules is a name, or an object with name and weight");
-    if (strlen(json_string_value(name)) != json_string_length(name) || json_string_length(name) > MODULE_NAME_MAX)
-        return err_param(e, -EINVAL, "modules", "a module's name has 1 to %d bytes and no NUL", MODULE_NAME_MAX);
-    out->name = arena_strndup(op->a, json_string_value(name), json_string_length(name));
-    if (!out->name)
-        return err_set(e, -ENOMEM, "out of memory");
-    out->by_hash = !hash_parse(out->name, &out->hash);
-    if (out->by_hash) { /* one way to write it */
-        char *hex = arena_alloc(op->a, HASH_HEX);
-        if (!hex)
-            return err_set(e, -ENOMEM, "out of memory");
-        hash_hex(&out->hash, hex);
-        out->name = hex;
-    }
-    out->weight = 1;
-    if (!weight || json_is_null(weight))
-        return 0;
-    out->weight = json_is_number(weight) ? (float)json_number_value(weight) + 0.0f : NAN;
-    return isfinite(out->weight) ? 0 : err_param(e, -EINVAL, "modules", "a weight must be a finite number");
-}
-
-static int read_refs(struct admin_op *op, const json_t *o, struct err *e)
-{
-    const json_t *list = json_object_get(o, "modules");
-    if (!list)
-        return err_param(e, -EINVAL, "modules",
-                         "modules is missing: a list of names, or of objects with name and weight");
-    if (!json_is_array(list))
-        return err_param(e, -EINVAL, "modules", "modules must be a list");
-    if (json_array_size(list) > op->sv->mi->max_pets)
-        return err_param(e, -EINVAL, "modules", "a task has at most %u modules", op->sv->mi->max_pets);
-    op->n_refs = (uint32_t)json_array_size(list);
-    op->ref = arena_calloc(op->a, op->n_refs + 1u, sizeof *op->ref);
-    int rc = op->ref ? 0 : err_set(e, -ENOMEM, "out of memory");
-    for (uint32_t i = 0; !rc && i < op->n_refs; i++)
-        rc = read_ref(op, json_array_get(list, i), &op->ref[i], e);
-    return rc;
-}
-
-/* The defaults in one way to write them, so that the same ones give the same version. NULL: none. */
-static int read_defaults(const json_t *o, char **out, struct err *e)
-{
-    const json_t *d = json_object_get(o, "defaults");
-    *out = NULL;
-    if (!d || json_is_null(d))
-        return 0;
-    if (!json_is_object(d))
-        return err_param(e, -EINVAL, "defaults", "defaults must be an object of sampling fields");
-    if (!json_object_size(d))
-        return 0;
-    *out = json_dumps(d, JSON_COMPACT | JSON_SORT_KEYS);
-    return *out ? 0 : err_set(e, -ENOMEM, "out of memory");
-}
-
-static int read_version(struct admin_op *op, const json_t *o, struct err *e)
-{
-    const json_t *v = json_object_get(o, "version");
-    if (json_object_size(o) != 1)
-        return err_param(e, -EINVAL, "version", "version goes back to a kept version, and stands alone");
-    if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v) ||
-        hash_parse(json_string_value(v), &op->version))
-        return err_param(e, -EINVAL, "version", "version is the 64 hexadecimal digits of a kept version");
-    op->roll_back = true;
-    return 0;
-}
-
-static int read_task(struct admin_op *op, const json_t *o, struct err *e)
-{
-    static const char *const names[] = {"modules", "defaults", "template", "tenant", "version", NULL};
-    const char *tmpl;
-    char *defaults = NULL;
-    int rc = admin_json_only(o, names, e);
-    if (!rc && json_object_get(o, "version"))
-        return read_version(op, o, e);
-    if (!rc)
-        rc = read_refs(op, o, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "tenant", &op->tenant, e);
-    if (!rc && op->tenant)
-        rc = admin_check_tenant(op->tenant, e);
-    if (!rc)
-        rc = admin_json_string(op->a, o, "template", &tmpl, e);
-    if (!rc && tmpl &&
-        (strlen(tmpl) != json_string_length(json_object_get(o, "template")) || strlen(tmpl) > REGISTRY_TEXT_MAX))
-        rc = err_param(e, -EINVAL, "template", "a template has at most %d bytes and no NUL", REGISTRY_TEXT_MAX);
-    if (!rc)
-        rc = read_defaults(o, &defaults, e);
-    if (!rc)
-        rc = task_settings_make(tmpl, defaults, &op->settings, e);
-    free(defaults);
-    return rc;
-}
-
 static int parse_work(struct admin_op *op, struct err *e)
 {
-    json_t *o;
+    struct admin_task_body b = {0};
     int rc = task_check_id(op->name, e);
     if (!rc)
-        rc = admin_json(op->body, op->n_body, &o, e);
-    if (rc)
-        return rc;
-    rc = read_task(op, o, e);
-    json_decref(o);
+        rc = admin_body_task(op->body ? op->body : "", op->n_body, op->sv->mi->max_pets, op->a, &b, e);
+    if (!rc && !b.roll_back)
+        rc = task_settings_make(b.template_text, b.defaults_json, &op->settings, e);
+    op->roll_back = b.roll_back;
+    op->version = b.version;
+    op->ref = b.ref;
+    op->n_refs = b.n_refs;
+    op->tenant = b.tenant;
     free(op->body);
     op->body = NULL;
     return rc;
