@@ -524,12 +524,10 @@ static int deny_properties(struct work *w)
         if (!json_is_true(v) && (r = gdisj_alt(w->c, w->d, three, 3)))
             return r;
     }
-    w->name = "patternProperties";
-    if (json_object_size(pattern) && (r = refuse(w, T_OBJ, "cannot be negated")))
+    if (json_object_size(pattern) && (r = say(w, T_OBJ, &(struct gatom){.kind = I_WITNESS, .node = w->node})))
         return r;
-    w->name = "additionalProperties";
     if (more && !json_is_true(more) && !(json_is_object(more) && !json_object_size(more)))
-        return refuse(w, T_OBJ, "cannot be negated");
+        return say(w, T_OBJ, &(struct gatom){.kind = I_WITNESS, .node = w->node, .n = 1});
     return 0;
 }
 

@@ -377,6 +377,91 @@ static int rest(struct build *b)
     return 0;
 }
 
+/* ---- negated patternProperties and additionalProperties: some key breaks them ---- */
+
+/* Appends the literals of which one must hold of the value of `name` for it to be the witness. */
+static int breaks(struct build *b, const struct gatom *a, const char *name, struct gvec *out)
+{
+    json_t *j = b->c->schema->node[a->node].j, *more = json_object_get(j, "additionalProperties"), *v;
+    bool declared = json_object_get(json_object_get(j, "properties"), name) != NULL;
+    struct gdfa *d;
+    const char *regex;
+    uint32_t id;
+    int r;
+    out->n = 0;
+    json_object_foreach(json_object_get(j, "patternProperties"), regex, v)
+    {
+        if ((r = g_pattern(b->c, regex, b->c->schema->node[a->node].path, &d)))
+            return r;
+        if (!gdfa_match(d, name, strlen(name)))
+            continue;
+        declared = true;
+        if (!a->n && ((r = gnode_child(b->c, a->node, v, "patternProperties", regex, SIZE_MAX, &id)) ||
+                      (r = g_push(b->c, out, LIT(id, true)))))
+            return r;
+    }
+    if (declared || !a->n)
+        return 0;
+    r = gnode_child(b->c, a->node, more, "additionalProperties", NULL, SIZE_MAX, &id);
+    return r ? r : g_push(b->c, out, LIT(id, true));
+}
+
+static int witnesses(struct build *b, struct gexpr *x, const struct gobject *o, size_t from, int depth);
+
+/* o with property i there, and one more literal about its value. */
+static int variant(struct build *b, struct gexpr *x, const struct gobject *o, uint32_t i, uint32_t lit, size_t from,
+                   int depth)
+{
+    const struct gexpr *old = b->g->expr[o->prop[i].expr];
+    struct gobject v = *o;
+    struct gvec lits = {0};
+    int r = g_push(b->c, &lits, lit);
+    for (uint32_t k = 0; k < old->n_lit && !r; k++)
+        r = g_push(b->c, &lits, old->lit[k]);
+    v.prop = r ? NULL : g_alloc(b->c, o->n_props, sizeof *v.prop);
+    if (r || !v.prop)
+        return r ? r : g_memory_code(b->c);
+    memcpy(v.prop, o->prop, o->n_props * sizeof *v.prop);
+    v.prop[i].required = true;
+    if ((r = gexpr_of(b->c, b->g, lits.p, lits.n, &v.prop[i].expr)) || v.prop[i].expr == G_EXPR_NEVER)
+        return r;
+    return witnesses(b, x, &v, from, depth);
+}
+
+/* Adds o, or its variants for each I_WITNESS from atom `from` on. Where the schema's other keys could be witnesses too
+ * it is refused, unless a required property is one anyway. */
+static int witnesses(struct build *b, struct gexpr *x, const struct gobject *o, size_t from, int depth)
+{
+    struct gvec lits = {0};
+    int r;
+    while (from < b->n_atoms && b->atom[from]->kind != I_WITNESS)
+        from++;
+    if (from == b->n_atoms)
+        return gshape_add(b->c, b->g, x, &(struct gshape){.kind = G_OBJECT, .u.obj = *o});
+    const struct gatom *a = b->atom[from];
+    if (depth > 8)
+        return refused(b->c, a->node, "too many negations of patternProperties and additionalProperties");
+    for (uint32_t i = 0; i < o->n_props; i++) {
+        if ((r = breaks(b, a, o->prop[i].name.ptr, &lits)))
+            return r;
+        for (size_t k = 0; k < lits.n; k++)
+            if (o->prop[i].required && lits.p[k] == LIT(NODE_FALSE, true))
+                return witnesses(b, x, o, from + 1, depth + 1);
+    }
+    if (o->rest)
+        return refused(b->c, a->node,
+                       a->n ? "additionalProperties cannot be negated where keys may come that are not declared"
+                            : "patternProperties cannot be negated where keys may come that are not declared");
+    for (uint32_t i = 0; i < o->n_props; i++) {
+        if ((r = breaks(b, a, o->prop[i].name.ptr, &lits)))
+            return r;
+        for (size_t k = 0; k < lits.n; k++)
+            if ((r = variant(b, x, o, i, lits.p[k], from + 1, depth + 1)))
+                return r;
+    }
+    return 0;
+}
+
 int gshape_object(struct gctx *c, struct grammar *g, struct gexpr *x, const struct gconj *k)
 {
     struct gshape s = {.kind = G_OBJECT};
@@ -392,5 +477,5 @@ int gshape_object(struct gctx *c, struct grammar *g, struct gexpr *x, const stru
     json_decref(b.index);
     if (r || b.empty || s.u.obj.min > s.u.obj.max)
         return r;
-    return gshape_add(c, g, x, &s);
+    return witnesses(&b, x, &s.u.obj, 0, 0);
 }

@@ -89,6 +89,7 @@ enum gatom_kind {
     I_REQUIRED, /* name */
     I_FORBID,   /* name */
     I_VALUE,    /* name, lit: where the property is there */
+    I_WITNESS,  /* some key breaks node's patternProperties (n: 0) or additionalProperties (n: 1) */
     I_MIN_PROPS,
     I_MAX_PROPS,
     I_NAMES,  /* lit: of every key */

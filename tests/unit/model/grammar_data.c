@@ -233,6 +233,9 @@ int main(int argc, char **argv)
     report("schemas.jsonl", &a);
     report("draft2020-12", &b);
     glib_close(&lib);
-    bool floors = a.compiled >= 1 && a.taken >= 1;
+    /* what was reached: fewer is a step back (the data is a fixed sample) */
+    bool floors = a.compiled >= 690 && a.taken >= 700 && b.compiled >= 158 && b.taken >= 316;
+    if (!floors)
+        printf("fewer compiled or taken than before\n");
     return a.wrong || b.wrong || !floors;
 }

@@ -259,6 +259,20 @@ static void test_combinations(void **state)
            "{\"type\":\"object\",\"properties\":{\"k\":{\"const\":\"b\"},\"v\":{\"type\":\"string\"}},\"required\":["
            "\"k\",\"v\"]}]}",
            "+{\"k\":\"a\",\"v\":1}\n+{\"k\":\"b\",\"v\":\"x\"}\n-{\"k\":\"a\",\"v\":\"x\"}\n-{\"k\":\"c\",\"v\":1}");
+    schema("{\"oneOf\":[{\"type\":\"object\",\"properties\":{\"s\":{\"type\":\"string\"},\"a\":{\"type\":\"array\"}},"
+           "\"required\":[\"s\",\"a\"],"
+           "\"additionalProperties\":false},{\"type\":\"object\",\"properties\":{\"s\":{\"type\":\"string\"}},"
+           "\"required\":[\"s\"],"
+           "\"additionalProperties\":false}]}",
+           "+{\"s\":\"x\"}\n+{\"s\":\"x\",\"a\":[]}\n-{\"a\":[]}\n-{\"s\":\"x\",\"b\":1}");
+    schema("{\"type\":\"object\",\"properties\":{\"a\":{},\"b\":{\"type\":\"integer\"}},\"additionalProperties\":false,"
+           "\"not\":{\"additionalProperties\":{\"type\":\"integer\"}}}",
+           "+{\"a\":\"x\"}\n+{\"a\":null,\"b\":1}\n-{}\n-{\"b\":1}\n-{\"a\":1}\n-{\"a\":1,\"b\":2}");
+    schema("{\"type\":\"object\",\"properties\":{\"a\":{},\"ab\":{},\"c\":{}},\"additionalProperties\":false,"
+           "\"not\":{\"patternProperties\":{\"^a\":{\"type\":\"integer\"}}}}",
+           "+{\"a\":\"x\"}\n+{\"a\":1,\"ab\":null}\n-{}\n-{\"c\":null}\n-{\"a\":1,\"ab\":1}");
+    refused(GRAMMAR_JSON_SCHEMA, "{\"type\":\"object\",\"not\":{\"additionalProperties\":{\"type\":\"integer\"}}}",
+            "cannot be negated where");
     schema("{\"allOf\":[{\"properties\":{\"a\":{\"minimum\":2}}},{\"properties\":{\"a\":{\"type\":\"integer\","
            "\"maximum\":4}},\"required\":[\"a\"]}],"
            "\"type\":\"object\"}",
