@@ -194,23 +194,23 @@ def test_isolation():
 
 def test_preemption():
     """A preempted answer goes on where its form stood."""
-    with Server("--kv-bytes", "10M", "--max-context", "256") as s:
-        schema = {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 25, "maxItems": 25}
-        body = {"prompt": "Colours:", "max_tokens": 180, "temperature": 1, "n": 3, "structured_outputs": {"json": schema}}
-        want = [s.complete(seed=i, **body)["choices"] for i in range(8)]
-        out = [None] * 8
+    with Server("--kv-bytes", "10M", "--max-context", "406") as s:
+        schema = {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 40, "maxItems": 40}
+        body = {"prompt": "Colours:", "max_tokens": 200, "temperature": 1, "n": 2, "structured_outputs": {"json": schema}}
+        want = [s.complete(seed=i, **body)["choices"] for i in range(4)]
+        out = [None] * 4
 
         def ask(i):
             out[i] = s.complete(seed=i, **body)["choices"]
 
-        threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
         for t in threads:
             t.start()
         for t in threads:
             t.join()
         assert out == want
         ended = [c for r in out for c in r if c["finish_reason"] == "stop"]
-        assert len(ended) >= 3 and all(len(json.loads(c["text"])) == 25 for c in ended), out
+        assert len(ended) >= 2 and all(len(json.loads(c["text"])) == 40 for c in ended), out
         print("  %d preemptions" % s.metric("cpet_preemptions_total"))
         assert s.metric("cpet_preemptions_total") > 0
 
