@@ -11,10 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "common/file.h"
 #include "server/admin.h"
 
 /* ---- check (worker) ---- */
@@ -37,27 +36,7 @@ static struct pet_limits limits(const struct server *sv)
     return (struct pet_limits){.max_bytes = most < SIZE_MAX / 2 ? 2 * most : SIZE_MAX};
 }
 
-/* The bytes of a .pet file for p. */
-static int pack(const struct pet *p, char **bytes, size_t *n, struct err *e)
-{
-    const char *tmp = getenv("TMPDIR");
-    char *path = path_join(tmp && *tmp ? tmp : "/tmp", "cpetd-module-XXXXXX");
-    int fd = path ? mkstemp(path) : -1;
-    if (fd < 0) {
-        int rc = path ? -errno : -ENOMEM;
-        free(path);
-        return err_set(e, rc, "no temporary file for the module: %s", strerror(-rc));
-    }
-    close(fd);
-    int rc = pet_write(p, pet_info(p)->verified ? &pet_info(p)->lineage : NULL, path, e);
-    if (!rc)
-        rc = file_read(path, SIZE_MAX / 2, bytes, n, e);
-    unlink(path);
-    free(path);
-    return rc;
-}
-
-/* Opens op->path; *bytes are those of a .pet, or NULL when it is to be packed. */
+/* Opens op->path. */
 static int open_path(struct admin_op *op, struct pet **p, struct err *e)
 {
     struct pet_limits lim = limits(op->sv);
@@ -96,17 +75,21 @@ static int check(struct admin_op *op, const struct pet *p, struct err *e)
     return rc && rc != -ENOMEM ? (e->code = -EINVAL) : rc;
 }
 
+/* What is to be kept, in the registry's folder for uploads. What came by path is packed there. */
 static int stage(struct admin_op *op, const struct pet *p, struct err *e)
 {
+    struct registry *reg = op->sv->registry;
+    const struct pet_info *info = pet_info(p);
     if (!op->json)
-        return registry_stage(op->sv->registry, op->body, op->n_body, &op->staged, e);
-    char *bytes;
-    size_t n;
-    int rc = pack(p, &bytes, &n, e);
+        return registry_stage(reg, op->body, op->n_body, &op->staged, e);
+    int rc = registry_stage(reg, "", 0, &op->staged, e);
     if (rc)
         return rc;
-    rc = registry_stage(op->sv->registry, bytes, n, &op->staged, e);
-    free(bytes);
+    rc = pet_write(p, info->verified ? &info->lineage : NULL, op->staged, e);
+    if (!rc && chmod(op->staged, 0600)) /* as the registry makes its files */
+        rc = err_set(e, -errno, "%s: %s", op->staged, strerror(errno));
+    if (rc)
+        registry_unstage(reg, op->staged);
     return rc;
 }
 
