@@ -262,7 +262,8 @@ static void merge(const struct grammar *g, const struct gstore *s, struct gconfi
 int grammar_accept(struct grammar_state *s, int32_t token)
 {
     const struct grammar_vocab *v = s->g->vocab;
-    struct gconfigs all = {.n = 0};
+    struct gconfigs all;
+    all.n = 0;
     uint8_t byte[G_TOKEN_MAX];
     if (s->ended || token < 0 || (uint32_t)token >= v->vocab)
         return -EINVAL;
@@ -281,7 +282,8 @@ int grammar_accept(struct grammar_state *s, int32_t token)
     for (uint32_t i = 0; i < s->at.n; i++) { /* one by one, as the mask was made */
         struct gconfigs at = {.id = {s->at.id[i]}, .n = 1};
         for (uint32_t d = 0; d < v->length[token] && at.n; d++) {
-            struct gconfigs to = {.n = 0};
+            struct gconfigs to;
+            to.n = 0;
             for (uint32_t k = 0; k < at.n; k++)
                 gstep(s->g, &s->store, at.id[k], byte[d], &to);
             at = to;

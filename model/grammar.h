@@ -45,7 +45,7 @@ struct grammar_spec {
 struct grammar_limits { /* zero: the default in brackets */
     size_t max_bytes;   /* of the source, all choices together [256 KiB] */
     size_t max_nodes;   /* distinct schemas and shapes after compilation [20,000] */
-    size_t max_states;  /* of one string's, key's or number's automaton [20,000] */
+    size_t max_states;  /* of one string's or key's automaton, and four times that of a number's [20,000] */
     size_t max_memory;  /* bytes that the compiled grammar takes, without its cache [64 MiB] */
     size_t max_cache;   /* bytes of masks that it keeps for reuse [8 MiB] */
     uint64_t max_steps; /* work of the compiler; the default is a few seconds at worst [40,000,000] */

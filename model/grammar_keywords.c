@@ -266,13 +266,83 @@ static int k_all_any(struct work *w, bool all)
     return r || !w->k ? r : push(w, d);
 }
 
+/* The types that a schema's `type` leaves, references followed. *j: the schema itself. */
+static int types_of(struct work *w, uint32_t node, json_t **j, unsigned *mask)
+{
+    json_t *type, *one;
+    size_t i;
+    int r = 0;
+    *mask = T_ALL;
+    *j = w->c->schema->node[node].j;
+    for (int hops = 0; hops < 8 && json_object_get(*j, "$ref") && json_object_size(*j) == 1 && !r; hops++) {
+        r = gnode_ref(w->c, node, "$ref", &node);
+        *j = r ? NULL : w->c->schema->node[node].j;
+    }
+    type = json_object_get(*j, "type");
+    if (r || !type)
+        return r;
+    *mask = type_named(json_string_value(type));
+    json_array_foreach(type, i, one) *mask |= type_named(json_string_value(one));
+    return 0;
+}
+
+static bool listed(const json_t *names, const char *name)
+{
+    const json_t *one;
+    size_t i;
+    json_array_foreach(names, i, one) if (json_is_string(one) && !strcmp(json_string_value(one), name)) return true;
+    return false;
+}
+
+/* Do two schemas of one property, const or enum, have no value in common? */
+static bool apart(const json_t *a, const json_t *b)
+{
+    const json_t *x = json_object_get(a, "const"), *y = json_object_get(b, "const"), *v;
+    const json_t *xs = json_object_get(a, "enum"), *ys = json_object_get(b, "enum");
+    size_t i, k;
+    if ((!x && !json_is_array(xs)) || (!y && !json_is_array(ys)) || json_array_size(xs) > 16 ||
+        json_array_size(ys) > 16)
+        return false;
+    for (i = 0; i < (x ? 1 : json_array_size(xs)); i++)
+        for (k = 0; k < (y ? 1 : json_array_size(ys)); k++) {
+            v = y ? y : json_array_get(ys, k);
+            if (gvalue_equal(x ? x : json_array_get(xs, i), v))
+                return false;
+        }
+    return true;
+}
+
+/* The common case, cheaply: other types, or objects that a required property tells apart. */
+static int tell_apart(struct work *w, uint32_t a, uint32_t b, bool *yes)
+{
+    json_t *x, *y, *one;
+    unsigned m, n;
+    const char *key;
+    int r = types_of(w, a, &x, &m);
+    if (r || (r = types_of(w, b, &y, &n)))
+        return r;
+    *yes = !(m & n);
+    if ((m & n) != T_OBJ || (w->c->schema->ref_alone && (json_object_get(x, "$ref") || json_object_get(y, "$ref"))))
+        return 0;
+    json_object_foreach(json_object_get(x, "properties"), key, one)
+    {
+        json_t *other = json_object_get(json_object_get(y, "properties"), key);
+        if (other && apart(one, other) && listed(json_object_get(x, "required"), key) &&
+            listed(json_object_get(y, "required"), key))
+            *yes = true;
+    }
+    return 0;
+}
+
 /* Can both hold of one value? True unless it is certain that they cannot. */
 static int overlap(struct work *w, uint64_t a, uint64_t b, bool *yes)
 {
     uint32_t lit[2] = {(uint32_t)a, (uint32_t)b}, id;
     bool empty = false;
-    int r = gexpr_of(w->c, w->g, lit, 2, &id);
-    if (!r)
+    int r = tell_apart(w, LIT_NODE(lit[0]), LIT_NODE(lit[1]), &empty);
+    if (r || empty || (r = g_steps(w->c, 10)))
+        return *yes = false, r;
+    if (!(r = gexpr_of(w->c, w->g, lit, 2, &id)))
         r = gexpr_empty(w->c, w->g, id, 4, &empty);
     *yes = !empty;
     return r;

@@ -136,7 +136,8 @@ static int walk(const struct grammar *g, struct gstore *s, struct gwalk *w, uint
     off[base + 1] = w->n;
     for (uint32_t k = v + 1; k < end;) {
         uint32_t d = t->depth[k];
-        struct gconfigs to = {.n = 0};
+        struct gconfigs to;
+        to.n = 0;
         w->n = off[d];
         for (size_t i = off[d - 1]; i < off[d]; i++)
             gstep(g, s, w->id[i], t->byte[k], &to);
@@ -310,7 +311,8 @@ static int key_exit(const struct grammar *g, struct gstore *s, struct gwalk *w, 
     for (uint32_t k = v; k; k = t->parent[k])
         path[t->depth[k] - 1] = t->byte[k];
     for (uint32_t d = 0; d < t->depth[v] && at.n; d++) {
-        struct gconfigs to = {.n = 0};
+        struct gconfigs to;
+        to.n = 0;
         for (uint32_t i = 0; i < at.n; i++)
             gstep(g, s, at.id[i], path[d], &to);
         at = to;

@@ -337,9 +337,9 @@ static int intern(struct work *w, const struct at *a, uint32_t *id)
         if (!memcmp(&w->state[*id], a, sizeof *a))
             return 0;
     }
-    if (w->n > w->c->lim.max_states)
+    if (w->n > 4 * w->c->lim.max_states) /* they are small */
         return err_set(w->c->e, -E2BIG, "%s: a number's automaton of more than %zu states (a large multipleOf?)",
-                       w->c->where ? w->c->where : "", w->c->lim.max_states);
+                       w->c->where ? w->c->where : "", 4 * w->c->lim.max_states);
     w->state[w->n] = *a;
     w->slot[h & (w->slots - 1)] = (uint32_t)w->n + 1;
     *id = (uint32_t)w->n++;

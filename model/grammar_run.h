@@ -10,7 +10,7 @@
 #include "model/grammar_internal.h"
 
 #define G_HEAVY 16      /* of them, whose part of a mask takes a walk over most of the vocabulary */
-#define G_CONFIGS 64    /* of one state; further ones are dropped: fewer texts are allowed, none that is wrong */
+#define G_CONFIGS 128   /* of one state; further ones are dropped: fewer texts are allowed, none that is wrong */
 #define G_TOKEN_MAX 255 /* bytes; longer tokens are never allowed */
 
 enum gframe_kind {

@@ -635,7 +635,9 @@ bool gleaf_heavy(const struct grammar *g, const struct gframe *f)
     if (f->kind != F_STRING)
         return false;
     const struct gstring *s = &g->shape[f->shape]->u.str;
-    return s->max != G_INF || !s->dfa->self[f->a];
+    const struct gbytes *open = &s->dfa->open[f->a]; /* of the words of an enum few characters come next */
+    bool wide = __builtin_popcountll(open->w[0]) + __builtin_popcountll(open->w[1]) >= 24;
+    return wide && (s->max != G_INF || !s->dfa->self[f->a]);
 }
 
 const struct gdfa *gleaf_loop(const struct grammar *g, const struct gframe *f, const struct gwindow *w, uint32_t *room,

@@ -234,7 +234,7 @@ int main(int argc, char **argv)
     report("draft2020-12", &b);
     glib_close(&lib);
     /* what was reached: fewer is a step back (the data is a fixed sample) */
-    bool floors = a.compiled >= 690 && a.taken >= 700 && b.compiled >= 158 && b.taken >= 316;
+    bool floors = a.compiled >= 692 && a.taken >= 703 && b.compiled >= 158 && b.taken >= 316;
     if (!floors)
         printf("fewer compiled or taken than before\n");
     return a.wrong || b.wrong || !floors;

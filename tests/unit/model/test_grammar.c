@@ -309,6 +309,23 @@ static void regex(const char *source, const char *list)
     check(GRAMMAR_REGEX, source, list);
 }
 
+/* 121 alternatives that a required property tells apart: no pair is looked at twice. */
+static void test_wide(void **state)
+{
+    struct buf b = {0};
+    (void)state;
+    buf_puts(&b, "{\"oneOf\":[");
+    for (int i = 0; i < 121; i++)
+        buf_printf(&b,
+                   "%s{\"type\":\"object\",\"properties\":{\"k\":{\"const\":\"v%d\"},\"x%d\":{\"type\":\"string\"}},"
+                   "\"required\":[\"k\"]}",
+                   i ? "," : "", i, i);
+    buf_puts(&b, "]}");
+    schema(b.data, "+{\"k\":\"v7\",\"x7\":\"y\"}\n+{\"k\":\"v120\",\"x120\":\"\"}\n-{\"k\":\"v7\",\"x7\":1}\n-{\"k\":"
+                   "\"v121\"}\n-{}");
+    buf_free(&b);
+}
+
 static void test_regex(void **state)
 {
     (void)state;
@@ -501,10 +518,10 @@ static void test_limits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types),          cmocka_unit_test(test_strings), cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_numbers),        cmocka_unit_test(test_objects), cmocka_unit_test(test_arrays),
-        cmocka_unit_test(test_combinations),   cmocka_unit_test(test_regex),   cmocka_unit_test(test_choice),
-        cmocka_unit_test(test_mask_is_accept), cmocka_unit_test(test_random),  cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_limits)};
+        cmocka_unit_test(test_types),        cmocka_unit_test(test_strings),        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_numbers),      cmocka_unit_test(test_objects),        cmocka_unit_test(test_arrays),
+        cmocka_unit_test(test_combinations), cmocka_unit_test(test_regex),          cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_choice),       cmocka_unit_test(test_mask_is_accept), cmocka_unit_test(test_random),
+        cmocka_unit_test(test_ends),         cmocka_unit_test(test_limits)};
     return cmocka_run_group_tests(tests, open_lib, close_lib);
 }
