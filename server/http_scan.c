@@ -12,7 +12,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MAX_HEADERS = 100, MAX_TARGET = 8192 };
+enum { MAX_HEADERS = 100, MAX_TARGET = 8192, MAX_MEMBERS = 64 };
 
 static int refuse(struct err *e, int status, const char *why)
 {
@@ -64,8 +64,12 @@ static int check_target(const char *p, size_t n, struct err *e)
         return refuse(e, 414, "the request's target is too long");
     if (!n || p[0] != '/')
         return refuse(e, 400, "the request's target must begin with /");
+    size_t members = 0;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)p[i];
+        members += c == '&';
+        if (members >= MAX_MEMBERS)
+            return refuse(e, 400, "the request's query has too many members");
         if (c <= 0x20 || c >= 0x7F || strchr("#\"<>\\^`{|}", c))
             return refuse(e, 400, "the request's target has a character that must be percent-encoded");
         if (c != '%')

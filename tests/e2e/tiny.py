@@ -133,4 +133,5 @@ class Health:
     def __exit__(self, *exc):
         self.stop = True
         self.thread.join()
-        assert exc[0] or self.problem is None, f"/health: {self.problem!r}"
+        if not any(exc) and self.problem:
+            raise AssertionError(f"/health: {self.problem!r}")
