@@ -231,6 +231,14 @@ static void hold(struct resident_want *w, int by)
         w->item[i]->holds += (unsigned)by;
 }
 
+/* Nobody waits for memory any more: those that waited behind, wherever they stand in the queue, may go on. */
+static void unblock(struct resident *r)
+{
+    r->blocked = NULL;
+    open_closed(r);
+    r->again = true;
+}
+
 /* The outcome of a request of the queue. */
 static void tell(struct resident *r, struct resident_want *w, int rc, const struct err *e)
 {
@@ -238,10 +246,8 @@ static void tell(struct resident *r, struct resident_want *w, int rc, const stru
         hold(w, -1);
     want_unlink(r, w, false);
     r->stats.n_waiting--;
-    if (w == r->blocked) {
-        r->blocked = NULL;
-        open_closed(r);
-    }
+    if (w == r->blocked)
+        unblock(r);
     w->rc = rc;
     if (rc) {
         w->state = WANT_FAILED;
@@ -295,13 +301,14 @@ static bool check_possible(struct resident *r, struct resident_want *w)
     return false;
 }
 
-/* Asks for the sizes that are not known; true when all are. */
+/* Asks for the sizes that are not known; true when all are. An item that is being opened stays with its job until that
+ * is over, though a registration may have said its size meanwhile: only then can its load begin. */
 static bool sizes_known(struct resident *r, struct resident_want *w)
 {
     bool known = true;
     for (uint32_t i = 0; i < w->n; i++) {
         struct resident_item *it = w->item[i];
-        if (it->need)
+        if (it->need && it->state != RESIDENT_OPENING)
             continue;
         known = false;
         if (it->state == RESIDENT_OUT) {
@@ -350,12 +357,10 @@ static void place(struct resident *r, struct resident_want *w)
         }
         start_loads(r, w);
     }
-    if (w == r->blocked) {
-        r->blocked = NULL;
-        open_closed(r);
-    } else if (!bytes) {
+    if (w == r->blocked)
+        unblock(r);
+    else if (!bytes)
         count_passed(r);
-    }
     hold(w, 1);
     w->state = WANT_PLACED;
 }
@@ -548,10 +553,8 @@ void resident_give(struct resident *r, struct resident_want *w)
             hold(w, -1);
         want_unlink(r, w, false);
         r->stats.n_waiting--;
-        if (w == r->blocked) {
-            r->blocked = NULL;
-            open_closed(r);
-        }
+        if (w == r->blocked)
+            unblock(r);
     } else if (!taken) {
         return;
     }

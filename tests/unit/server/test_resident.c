@@ -361,6 +361,54 @@ static void test_nobody_starves(void **state)
     teardown(&f);
 }
 
+/* A registration of the same content says the size while a job is finding it out: the request must still be loaded. */
+static void test_size_told_while_opening(void **state)
+{
+    struct resident_item item[2];
+    size_t size[] = {10, 20};
+    struct fake f;
+    struct request a, b;
+    (void)state;
+    setup(&f, 100, size, 2, item, false);
+    assert_false(ASK(&f, &a, 0));
+    assert_int_equal(item[0].state, RESIDENT_OPENING);
+    item[0].need = size[0];
+    assert_false(ASK(&f, &b, 1)); /* looks at the queue */
+    finish_all(&f);
+    assert_true(a.told == 1 && !a.rc && b.told == 1 && !b.rc);
+    resident_give(f.r, &a.w);
+    resident_give(f.r, &b.w);
+    teardown(&f);
+}
+
+/* The one that waited for memory fails: one before it in the queue, which it held up, goes on at once. */
+static void test_first_goes_on_when_the_blocked_fails(void **state)
+{
+    struct resident_item item[3];
+    size_t size[] = {60, 30, 50};
+    struct fake f;
+    struct request u, a, b, c;
+    (void)state;
+    setup(&f, 100, size, 3, item, true);
+    item[1].need = 0;
+    ASK(&f, &u, 0);
+    finish_all(&f);
+    assert_false(ASK(&f, &a, 1));
+    assert_false(ASK(&f, &b, 2)); /* waits for memory */
+    finish_all(&f);
+    assert_true(!a.told && !b.told && !f.n_jobs);
+    item[0].pins = 1; /* now it never fits */
+    assert_true(ASK(&f, &c, 0));
+    resident_give(f.r, &c.w);
+    assert_true(b.told == 1 && b.rc == -ENOMEM);
+    finish_all(&f);
+    assert_true(a.told == 1 && !a.rc);
+    resident_give(f.r, &a.w);
+    resident_give(f.r, &u.w);
+    item[0].pins = 0;
+    teardown(&f);
+}
+
 static void test_pins_leave_no_room(void **state)
 {
     struct resident_item item[2];
@@ -464,6 +512,8 @@ int main(void)
         cmocka_unit_test(test_unwanted_leaves_with_its_last_user),
         cmocka_unit_test(test_nobody_starves),
         cmocka_unit_test(test_pins_leave_no_room),
+        cmocka_unit_test(test_size_told_while_opening),
+        cmocka_unit_test(test_first_goes_on_when_the_blocked_fails),
         cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
