@@ -274,10 +274,15 @@ static int types_of(struct work *w, uint32_t node, json_t **j, unsigned *mask)
     int r = 0;
     *mask = T_ALL;
     *j = w->c->schema->node[node].j;
-    for (int hops = 0; hops < 8 && json_object_get(*j, "$ref") && json_object_size(*j) == 1 && !r; hops++) {
+    for (int hops = 0; hops < 8 && !r; hops++) {
+        bool alone = w->c->schema->ref_alone || json_object_size(*j) == 1;
+        if (!json_object_get(*j, "$ref") || !alone)
+            break;
         r = gnode_ref(w->c, node, "$ref", &node);
         *j = r ? NULL : w->c->schema->node[node].j;
     }
+    if (w->c->schema->ref_alone && json_object_get(*j, "$ref"))
+        return r; /* its other keywords say nothing */
     type = json_object_get(*j, "type");
     if (r || !type)
         return r;
@@ -322,12 +327,13 @@ static int tell_apart(struct work *w, uint32_t a, uint32_t b, bool *yes)
     if (r || (r = types_of(w, b, &y, &n)))
         return r;
     *yes = !(m & n);
-    if ((m & n) != T_OBJ || (w->c->schema->ref_alone && (json_object_get(x, "$ref") || json_object_get(y, "$ref"))))
+    if ((m & n) != T_OBJ)
         return 0;
     json_object_foreach(json_object_get(x, "properties"), key, one)
     {
         json_t *other = json_object_get(json_object_get(y, "properties"), key);
-        if (other && apart(one, other) && listed(json_object_get(x, "required"), key) &&
+        bool refs = json_object_get(one, "$ref") || json_object_get(other, "$ref");
+        if (other && !refs && apart(one, other) && listed(json_object_get(x, "required"), key) &&
             listed(json_object_get(y, "required"), key))
             *yes = true;
     }

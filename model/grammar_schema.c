@@ -299,7 +299,8 @@ int gnode_ref(struct gctx *c, uint32_t node, const char *keyword, uint32_t *id)
     struct gschema *s = c->schema;
     const char *base = s->node[node].base;
     const char *ref = json_string_value(json_object_get(s->node[node].j, keyword));
-    if (s->node[node].ref) {
+    bool plain = !strcmp(keyword, "$ref");
+    if (plain && s->node[node].ref) {
         *id = s->node[node].ref - 1;
         return 0;
     }
@@ -323,7 +324,7 @@ int gnode_ref(struct gctx *c, uint32_t node, const char *keyword, uint32_t *id)
         return err_set(c->e, -EINVAL, "%s: %s \"%s\" leads out of the schema or nowhere; nothing is fetched",
                        s->node[node].path, keyword, ref);
     int r = follow(c, node, ref, at, path, at_base, pointer && fragment ? fragment + 1 : "", id);
-    if (!r)
+    if (!r && plain)
         s->node[node].ref = *id + 1;
     return r;
 }

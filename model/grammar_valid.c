@@ -126,7 +126,7 @@ static int string_holds(struct work *w, const struct gatom *a, const json_t *v, 
 {
     const char *s = json_string_value(v);
     size_t n = json_string_length(v), k = g_characters(s, n);
-    struct gdfa *d = NULL;
+    struct gdfa *d = NULL, *exact = NULL;
     int r = 0;
     if (a->kind == I_MIN_LENGTH || a->kind == I_MAX_LENGTH) {
         *yes = a->kind == I_MIN_LENGTH ? k >= a->n : k <= a->n;
@@ -138,6 +138,12 @@ static int string_holds(struct work *w, const struct gatom *a, const json_t *v, 
         r = g_format(w->c, json_string_value(a->value), a->negated, &d);
     if (!r && d)
         *yes = (gdfa_match(d, s, n) != 0) != a->negated;
+    if (r || a->kind == I_PATTERN || *yes)
+        return r;
+    r = g_format(w->c, json_string_value(a->value), true, &exact);
+    if (!r && !exact) /* it may be valid all the same, which matters under not */
+        r = err_set(w->c->e, -EINVAL, "%s: whether \"%.60s\" is of format \"%s\" is not decided here",
+                    w->c->schema->node[a->node].path, s, json_string_value(a->value));
     return r;
 }
 

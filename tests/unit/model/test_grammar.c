@@ -294,6 +294,12 @@ static void test_combinations(void **state)
     schema("{\"type\":\"integer\",\"title\":\"t\",\"description\":\"d\",\"default\":\"x\",\"examples\":[1],\"x-own\":{"
            "\"type\":\"string\"}}",
            "+1\n-\"x\"");
+    schema("{\"$schema\":\"http://json-schema.org/draft-07/"
+           "schema#\",\"definitions\":{\"a\":{\"type\":\"integer\"},\"b\":{\"minimum\":3}},"
+           "\"oneOf\":[{\"$ref\":\"#/definitions/a\",\"type\":\"string\"},{\"$ref\":\"#/definitions/"
+           "b\",\"type\":\"number\"}]}",
+           "+1\n+\"a\"\n+3.5\n-3\n-2.5");
+    refused(GRAMMAR_JSON_SCHEMA, "{\"enum\":[\"a b@c.d\"],\"not\":{\"format\":\"email\"}}", "not decided");
     refused(GRAMMAR_JSON_SCHEMA, "{\"$ref\":\"http://example.com/a.json\"}", "nothing is fetched");
     refused(GRAMMAR_JSON_SCHEMA, "{\"$ref\":\"#/nowhere\"}", "leads nowhere");
     refused(
