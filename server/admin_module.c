@@ -217,8 +217,10 @@ int admin_module_write(struct admin_op *op, struct err *e)
 
 void admin_module_apply(struct admin_op *op)
 {
-    char *path = registry_module_path(op->sv->registry, &op->info.hash);
-    if (path) { /* a content of --pet, or of a damaged file, is read from the registry from now on */
+    /* A content that a --pet shares stays with that file, which is there as long as the server runs. */
+    bool shared = module_has_name(op->sv->modules, op->m, true);
+    char *path = shared ? NULL : registry_module_path(op->sv->registry, &op->info.hash);
+    if (path) {
         free(op->m->path);
         op->m->path = path;
     }

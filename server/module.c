@@ -176,6 +176,16 @@ void module_set_name(struct modules *t, struct module_name *n)
     module_name_free(old);
 }
 
+bool module_has_name(const struct modules *t, const struct module *m, bool fixed)
+{
+    for (size_t i = 0; i < t->name.n; i++) {
+        const struct module_name *n = table_at(&t->name, i);
+        if (n->m == m && !n->draining && (n->fixed || !fixed))
+            return true;
+    }
+    return false;
+}
+
 void module_drop_name(struct modules *t, const char *name)
 {
     struct module_name *n = module_named(t, name);
@@ -183,7 +193,7 @@ void module_drop_name(struct modules *t, const char *name)
         return;
     n->draining = true;
     let_go(t, n);
-    if (t->res)
+    if (t->res && !module_has_name(t, n->m, false))
         resident_put_out(t->res, &n->m->res);
     module_sweep(t);
 }

@@ -74,6 +74,8 @@ int module_reserve(struct modules *t);
 struct module_name *module_name_new(struct module *m, const char *name, uint32_t tenant, bool pinned, bool fixed,
                                     int64_t created);
 void module_name_free(struct module_name *n); /* one that was never set; takes NULL */
+/* Whether a name stands for it; fixed: one of --pet. */
+bool module_has_name(const struct modules *t, const struct module *m, bool fixed);
 /* The name stands for nothing from now on; its content leaves memory with its last request, and the entry the list. */
 void module_drop_name(struct modules *t, const char *name);
 /* Takes entries out of the list whose last request has ended. */

@@ -563,6 +563,30 @@ def test_drain_with_a_task_in_place():
         assert s.text(PROMPT, model="t") == expected()["m0"]
 
 
+def test_content_shared_with_the_command_line():
+    """The same module by --pet, under two names, and registered: one content, and deleting one name harms no other."""
+    e, m0 = expected()["m0"], f"{work()}/root/m0"
+    with Admin("--pet", f"a={m0}", "--pet", f"b={m0}") as s:
+        assert s.names("modules") == ["a", "b"] and s.metric("cpet_modules_resident") == 1
+        s.module("m0", 0)
+        s.task("t", "m0")
+        assert s.text(PROMPT, model="t") == e == s.text(PROMPT, model="b") and s.metric("cpet_modules_resident") == 1
+        s.adm("DELETE", "/admin/v1/tasks/t", want=204)
+        s.adm("DELETE", "/admin/v1/modules/m0", want=204)
+        time.sleep(1.5)  # its content is collected
+        assert s.text(PROMPT, model="a") == e and s.metric("cpet_modules_resident") == 1 and s.metric("cpet_module_loads_total") == 0
+
+
+def test_pins_survive_a_restart():
+    with scratch() as d:
+        with Admin(data=f"{d}/data") as s:
+            s.module("m0", 0, 201, "?pinned=1")
+            s.module("m1", 1)
+        with Admin(data=f"{d}/data") as s:
+            wait_until(lambda: s.show("modules", "m0")["resident"], "the pinned one is loaded")
+            assert s.show("modules", "m0")["pinned"] and s.show("modules", "m1")["residency"] == "stored"
+
+
 # ---- more modules than memory ----
 
 def test_small_budget():
