@@ -23,6 +23,7 @@ struct block {
 struct arena {
     struct block *head;
     size_t used, limit, grow;
+    bool no_memory;
 };
 
 struct arena *arena_create(size_t limit)
@@ -52,8 +53,10 @@ static struct block *block_add(struct arena *a, size_t n)
     if (ck_add(cap, sizeof(struct block), &total))
         return NULL;
     struct block *b = malloc(total);
-    if (!b)
+    if (!b) {
+        a->no_memory = true;
         return NULL;
+    }
     b->cap = cap;
     b->len = 0;
     b->next = a->head;
@@ -129,4 +132,9 @@ char *arena_printf(struct arena *a, const char *fmt, ...)
 size_t arena_used(const struct arena *a)
 {
     return a->used;
+}
+
+bool arena_no_memory(const struct arena *a)
+{
+    return a->no_memory;
 }

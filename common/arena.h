@@ -6,6 +6,7 @@
 #ifndef CPET_COMMON_ARENA_H
 #define CPET_COMMON_ARENA_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct arena;
@@ -24,5 +25,8 @@ char *arena_strndup(struct arena *a, const char *s, size_t n);
 char *arena_printf(struct arena *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 size_t arena_used(const struct arena *a);
+
+/* Whether an allocation failed because the system had no memory, rather than for the limit. */
+bool arena_no_memory(const struct arena *a);
 
 #endif

@@ -529,8 +529,10 @@ int tmpl_render(const struct tmpl *t, const json_t *vars, const struct tmpl_limi
     int rc = c.globals ? scope_push(&c, NULL) : rnomem(&c);
     if (!rc)
         rc = exec(&c, t->root);
-    if (!rc && b.len && buf_append(out, b.data, b.len))
-        rc = err_set(e, -E2BIG, "chat template: the text does not fit where it goes");
+    if (!rc && b.len && (rc = buf_append(out, b.data, b.len)))
+        err_set(e, rc, "chat template: the text does not fit where it goes");
+    if (rc == -ENOMEM || (rc == -E2BIG && arena_no_memory(c.arena)))
+        rc = err_set(e, -ENOMEM, "chat template: out of memory");
     buf_free(&b);
     arena_free(c.arena);
     return rc;

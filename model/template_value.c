@@ -65,6 +65,8 @@ int buf_check(struct tctx *c, struct buf *b)
 {
     if (!b->failed)
         return 0;
+    if (b->error == -ENOMEM)
+        return err_set(c->e, -ENOMEM, "chat template: out of memory");
     return err_set(c->e, -E2BIG, "chat template: a text grew beyond %zu bytes", c->max_output);
 }
 

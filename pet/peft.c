@@ -161,13 +161,14 @@ int pet_parse_peft(const char *config, size_t config_len, char *tensors, size_t 
     return r;
 }
 
-static bool is_there(const char *dir, const char *name)
+/* 0, -ENOENT, or -ENOMEM. */
+static int look_for(const char *dir, const char *name)
 {
     struct stat st;
     char *path = path_join(dir, name);
-    bool there = path && !stat(path, &st);
+    int r = !path ? -ENOMEM : stat(path, &st) ? -ENOENT : 0;
     free(path);
-    return there;
+    return r;
 }
 
 static int read_in(const char *dir, const char *name, size_t cap, char **out, size_t *n, struct err *e)
@@ -182,9 +183,13 @@ int pet_read_peft(const char *dir, const struct pet_limits *lim, struct pet **ou
 {
     char *config = NULL, *tensors = NULL;
     size_t config_len = 0, tensors_len = 0, cap = 0;
-    if (!is_there(dir, "adapter_config.json"))
+    int no_config = look_for(dir, "adapter_config.json"), no_tensors = look_for(dir, "adapter_model.safetensors"),
+        no_pickle = look_for(dir, "adapter_model.bin");
+    if (no_config == -ENOMEM || no_tensors == -ENOMEM || no_pickle == -ENOMEM)
+        return err_set(e, -ENOMEM, "%s: out of memory", dir);
+    if (no_config)
         return err_set(e, -ENOENT, "%s: a directory without adapter_config.json is not a PEFT module", dir);
-    if (!is_there(dir, "adapter_model.safetensors") && is_there(dir, "adapter_model.bin"))
+    if (no_tensors && !no_pickle)
         return err_set(e, -EINVAL,
                        "%s: adapter_model.bin is a pickle, which can carry code and is never read; save the module as "
                        "adapter_model.safetensors (safe_serialization)",

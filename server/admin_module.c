@@ -65,7 +65,9 @@ static int check(struct admin_op *op, const struct pet *p, struct err *e)
     if (rc)
         return rc == -ENOMEM ? rc : (e->code = -EINVAL);
     op->need = pet_resident_bytes(p, t);
-    if (!op->need || op->need > resident_budget(sv->resident))
+    if (!op->need) /* it was checked: no size is for want of memory alone */
+        return err_set(e, -ENOMEM, "out of memory");
+    if (op->need > resident_budget(sv->resident))
         return err_set(e, -E2BIG, "the module takes %zu bytes of memory, --pet-bytes allows %zu for all", op->need,
                        resident_budget(sv->resident));
     struct pet_slot *slot;

@@ -20,9 +20,18 @@ static bool inside(const char *root, const char *path)
     return !strncmp(root, path, n) && path[n] == '/';
 }
 
-static bool file_inside(const char *root, const char *dir, const char *name)
+/* realpath; *lacked is set where memory was what it lacked. */
+static char *resolved(const char *path, bool *lacked)
 {
-    char *joined = path_join(dir, name), *real = joined ? realpath(joined, NULL) : NULL;
+    errno = ENOMEM;
+    char *real = path ? realpath(path, NULL) : NULL;
+    *lacked |= !real && errno == ENOMEM;
+    return real;
+}
+
+static bool file_inside(const char *root, const char *dir, const char *name, bool *lacked)
+{
+    char *joined = path_join(dir, name), *real = resolved(joined, lacked);
     bool ok = joined && (real ? inside(root, real) : errno == ENOENT);
     free(real);
     free(joined);
@@ -30,16 +39,16 @@ static bool file_inside(const char *root, const char *dir, const char *name)
 }
 
 /* path, resolved, when it and what would be read of it lie under root. */
-static char *under(const char *root, const char *path)
+static char *under(const char *root, const char *path, bool *lacked)
 {
-    char *real_root = realpath(root, NULL), *joined = path[0] == '/' ? strdup(path) : path_join(root, path);
-    char *real = joined ? realpath(joined, NULL) : NULL;
+    char *real_root = resolved(root, lacked), *joined = path[0] == '/' ? strdup(path) : path_join(root, path);
+    char *real = resolved(joined, lacked);
     struct stat st;
     bool ok = real_root && real && inside(real_root, real) && !stat(real, &st);
     if (ok && S_ISDIR(st.st_mode))
-        ok = file_inside(real_root, real, "adapter_config.json") &&
-             file_inside(real_root, real, "adapter_model.safetensors") &&
-             file_inside(real_root, real, "adapter_model.bin");
+        ok = file_inside(real_root, real, "adapter_config.json", lacked) &&
+             file_inside(real_root, real, "adapter_model.safetensors", lacked) &&
+             file_inside(real_root, real, "adapter_model.bin", lacked);
     free(real_root);
     free(joined);
     if (!ok) {
@@ -55,12 +64,15 @@ int admin_resolve(const struct options *o, const char *path, char **out, struct 
         return err_param(e, -EINVAL, "path", "the path is empty");
     if (!o->n_module_roots)
         return err_param(e, -EPERM, "path", "no --module-root is given, so modules cannot be named by path");
+    bool lacked = false;
     for (size_t i = 0; i < o->n_module_roots; i++) {
-        char *real = under(o->module_root[i], path);
+        char *real = under(o->module_root[i], path, &lacked);
         if (!real)
             continue;
         *out = real;
         return 0;
     }
+    if (lacked)
+        return err_set(e, -ENOMEM, "out of memory");
     return err_param(e, -EPERM, "path", "there is no such module under a --module-root");
 }

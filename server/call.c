@@ -121,6 +121,11 @@ static void run_stage(struct call *c, int (*stage)(struct call *c, struct err *e
 
 static void fail_by_code(struct call *c, int rc, const struct err *e)
 {
+    struct err none;
+    if (rc == -E2BIG && arena_no_memory(c->a)) { /* it was not the request that was too large */
+        rc = err_set(&none, -ENOMEM, "the server is out of memory");
+        e = &none;
+    }
     call_fail(c, resp_status(rc), e, NULL);
 }
 

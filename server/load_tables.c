@@ -17,8 +17,9 @@ static int no_memory(struct err *e)
     return err_set(e, -ENOMEM, "out of memory");
 }
 
-static int add_name(struct server *sv, struct module *m, const char *name, uint32_t tenant, bool pinned, bool fixed,
-                    int64_t created, struct err *e)
+/* A name for module_set_name, for which there is room then. */
+static int make_name(struct server *sv, struct module *m, const char *name, uint32_t tenant, bool pinned, bool fixed,
+                     int64_t created, struct module_name **out, struct err *e)
 {
     if (module_named(sv->modules, name))
         return err_param(e, -EEXIST, "pet", "--pet: a module \"%s\" is in the registry already", name);
@@ -27,7 +28,7 @@ static int add_name(struct server *sv, struct module *m, const char *name, uint3
         module_name_free(n);
         return no_memory(e);
     }
-    module_set_name(sv->modules, n);
+    *out = n;
     return 0;
 }
 
@@ -38,17 +39,22 @@ static int add_pet(struct server *sv, struct loaded *l, size_t i, struct err *e)
     struct module *m = module_get(sv->modules, &p->info, l->o->pet_path[i]);
     if (!m)
         return no_memory(e);
+    struct module_name *n = NULL;
+    int rc = make_name(sv, m, id, TASK_EVERYBODY, l->pets_fit, true, sv->started, &n, e);
+    if (rc) {
+        module_unref(m); /* and so it must not be resident yet */
+        return rc;
+    }
     if (p->mem && m->res.state == RESIDENT_OUT) {
         resident_adopt(sv->resident, &m->res, p->need, p->mem);
         m->res.seconds = p->seconds;
         p->mem = NULL;
     }
     m->res.need = p->need;
+    module_set_name(sv->modules, n);
     struct task_ref ref = {m, id, 1};
     struct task_spec s = {.id = id, .tenant = TASK_EVERYBODY, .fixed = true, .ref = &ref, .n_refs = 1};
-    int rc = add_name(sv, m, id, TASK_EVERYBODY, l->pets_fit, true, sv->started, e);
-    if (!rc)
-        rc = tasks_add(sv->tasks, &s, e);
+    rc = tasks_add(sv->tasks, &s, e);
     module_unref(m);
     return rc;
 }
@@ -69,8 +75,11 @@ static int add_module(struct server *sv, const struct loaded *l, size_t i, struc
     int rc = m && (!row->tenant || tenant != KEYS_NO_TENANT) ? 0 : no_memory(e);
     if (!rc && !l->module_there[i] && !m->res.why && (m->res.why = malloc(sizeof *m->res.why)))
         m->res.rc = err_set(m->res.why, -EIO, "%s: the content is missing", path);
+    struct module_name *n = NULL;
     if (!rc)
-        rc = add_name(sv, m, row->name, tenant, row->pinned && l->module_there[i], false, row->created, e);
+        rc = make_name(sv, m, row->name, tenant, row->pinned && l->module_there[i], false, row->created, &n, e);
+    if (!rc)
+        module_set_name(sv->modules, n);
     module_unref(m);
     free(path);
     return rc;

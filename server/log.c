@@ -39,12 +39,13 @@ void log_line(const char *level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
+    char line[sizeof msg + 64];
+    int n = snprintf(line, sizeof line, "cpetd: %s%s\n", strcmp(level, "warning") ? "" : "warning: ", msg);
     struct buf b = {0};
     if (as_json)
         put_json(&b, level, msg);
-    else
-        buf_printf(&b, "cpetd: %s%s\n", strcmp(level, "warning") ? "" : "warning: ", msg);
-    if (!b.failed && write(STDERR_FILENO, b.data, b.len) < 0) {
+    bool whole = as_json && !b.failed; /* without memory a line that is no JSON is better than none */
+    if (write(STDERR_FILENO, whole ? b.data : line, whole ? b.len : (size_t)n) < 0) {
         /* nowhere to say it */
     }
     buf_free(&b);

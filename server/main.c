@@ -409,7 +409,7 @@ static int run(struct cpetd *c)
         rc = prepare(c, &e);
     if (rc) {
         log_line("error", "%s", e.msg);
-        return EXIT_CONFIG;
+        return rc == -ENOMEM ? EXIT_FAILURE : EXIT_CONFIG;
     }
     if (c->o.check_config) {
         printf("cpetd: the configuration is fine\n");
@@ -429,7 +429,9 @@ int main(int argc, char **argv)
     setenv("UV_THREADPOOL_SIZE", WORKERS, 0);
     if (sodium_init() < 0)
         return EXIT_FAILURE;
-    if (options_read(argc, argv, environ, &c.o, &what, &status, &e)) {
+    int rc = options_read(argc, argv, environ, &c.o, &what, &status, &e);
+    if (rc) {
+        status = rc == -ENOMEM ? EXIT_FAILURE : status;
         fprintf(stderr, "cpetd: %s\n%s", e.msg, status == EXIT_USAGE ? "cpetd --help lists the options\n" : "");
         options_free(&c.o);
         return status;

@@ -39,6 +39,8 @@ static int parse_defaults(struct task_settings *s, struct err *e)
         return err_set(e, -ENOMEM, "out of memory");
     int rc =
         req_parse_defaults(s->defaults_json, strlen(s->defaults_json), &req_limits_default, s->memory, &s->defaults, e);
+    if (rc == -E2BIG && arena_no_memory(s->memory))
+        return err_set(e, -ENOMEM, "out of memory");
     char field[sizeof e->param];
     if (rc && e) { /* the field's own name, below "defaults" */
         memcpy(field, e->param, sizeof field);

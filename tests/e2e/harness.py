@@ -77,7 +77,7 @@ class Server:
     """A cpetd on free ports; use as a context. stop() says how it ended."""
 
     def __init__(self, *args, model=MODEL, env=None, ready_s=60, command=()):
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("a+")
         self.p = subprocess.Popen([*command, CPETD, "--model", str(model), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", *map(str, args)],
                                   stderr=self.log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
         self.url = self.admin = None

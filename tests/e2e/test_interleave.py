@@ -17,7 +17,7 @@ import threading
 import time
 
 import tiny
-from harness import case, main, together
+from harness import case, cpet, main, together
 from tiny import HOME, LONG, addresses, call, descriptors, metrics, settles, start
 
 SEEDS = int(os.environ.get("SEEDS", "150" if LONG else "3"))
@@ -25,6 +25,7 @@ FIRST = int(os.environ.get("FIRST_SEED", "0"))
 SPECS = 48
 TASKS = ["base", "t0", "t1", "t2", "t3"]  # what the test asks; t0 to t3 have module m0 to m3
 RANKS = [4, 16, 8, 32]
+SMALL = ["--max-context", "512", "--inject-delay-ms", "2", "--pet-bytes", "480K"]
 
 
 def specs():
@@ -212,6 +213,13 @@ def alone(all_specs):
     return out
 
 
+def register(s):
+    for i in range(4):
+        for path, body in ((f"modules/m{i}", {"path": f"m{i}"}), (f"tasks/t{i}", {"modules": [f"m{i}"]})):
+            status, text = call(addresses(s)[1], "PUT", f"/admin/v1/{path}", body)
+            assert status == 201, text
+
+
 def seed_run(s, seed, all_specs, want):
     rng = random.Random(f"interleave {seed}")
     api, admin = addresses(s)
@@ -234,18 +242,13 @@ def seed_run(s, seed, all_specs, want):
 def interleavings():
     all_specs = specs()
     want = alone(all_specs)
-    from harness import cpet
     for i in range(4):
         if not (HOME / f"modules/m{i}.pet").exists():
             cpet("pet", "pack", HOME / f"modules/m{i}", HOME / f"modules/m{i}.pet")
     count = {}
     for config in (("--kv-bytes", "1200K"), ("--kv-bytes", "1200K", "--no-prefix-cache", "--prefill-chunk", "32", "--max-rows", "48")):
-        with start("--max-context", "512", "--inject-delay-ms", "2", "--pet-bytes", "480K", "--module-root", HOME / "modules", "--data", HOME / f"data{len(config)}", *config) as s:
-            api, admin = addresses(s)
-            for i in range(4):
-                for path, body in ((f"modules/m{i}", {"path": f"m{i}"}), (f"tasks/t{i}", {"modules": [f"m{i}"]})):
-                    status, text = call(admin, "PUT", f"/admin/v1/{path}", body)
-                    assert status == 201, text
+        with start(*SMALL, "--module-root", HOME / "modules", "--data", HOME / f"data{len(config)}", *config) as s:
+            register(s)
             files = descriptors(s)
             for seed in range(FIRST, FIRST + (SEEDS if len(config) == 2 else max(1, SEEDS // 3))):
                 seed_run(s, seed, all_specs, want)
