@@ -67,6 +67,17 @@ int utf8_cut(const char *s, size_t n, size_t most)
     return (int)(most - utf8_tail(s, most));
 }
 
+void utf8_hide_controls(char *s)
+{
+    for (size_t i = 0; s[i]; i++) {
+        unsigned char c = (unsigned char)s[i], next = (unsigned char)s[i + 1];
+        if (c < 0x20 || c == 0x7F)
+            s[i] = '?';
+        else if (c == 0xC2 && next >= 0x80 && next < 0xA0) /* U+0080 to U+009F */
+            s[i] = s[i + 1] = '?';
+    }
+}
+
 size_t utf8_put(uint32_t cp, char out[4])
 {
     if (cp < 0x80) {

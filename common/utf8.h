@@ -14,6 +14,9 @@ size_t utf8_tail(const char *s, size_t n);
 /* How many bytes of s to show when at most `most` fit: n, or fewer, not ending inside a character. As an int for
  * "%.*s". */
 int utf8_cut(const char *s, size_t n, size_t most);
+/* Puts '?' for every control character (C0, DEL, C1) of a string that a terminal or a log of lines will show. In place.
+ */
+void utf8_hide_controls(char *s);
 /* Writes cp (valid) to out, returns the bytes (1 to 4). */
 size_t utf8_put(uint32_t cp, char out[4]);
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/buf.h"
+#include "common/utf8.h"
 #include "proto/proto.h"
 
 static bool as_json;
@@ -42,6 +43,8 @@ void log_line(const char *level, const char *fmt, ...)
     char line[sizeof msg + 64];
     int n = snprintf(line, sizeof line, "cpetd: %s%s\n", strcmp(level, "warning") ? "" : "warning: ", msg);
     struct buf b = {0};
+    if (!as_json)
+        utf8_hide_controls(msg); /* a message may quote a file: it stays one line */
     if (as_json)
         put_json(&b, level, msg);
     bool whole = as_json && !b.failed; /* without memory a line that is no JSON is better than none */

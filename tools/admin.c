@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "common/file.h"
+#include "common/utf8.h"
 #include "tools/cmds.h"
 
 enum { ANSWER_MAX = 64 << 20, KEY_MAX = 4096, CONNECT_S = 10, CALL_S = 600, HASH_SHOWN = 12 };
@@ -364,8 +365,10 @@ const char *admin_str(const json_t *o, const char *key)
 
 static void put_text(struct buf *b, const char *s)
 {
-    for (; *s; s++)
-        buf_append(b, (unsigned char)*s < ' ' || *s == 0x7F ? "?" : s, 1);
+    size_t at = b->len;
+    buf_puts(b, s);
+    if (!b->failed && b->len > at)
+        utf8_hide_controls(b->data + at);
 }
 
 /* A value as a cell. Entries of a task's modules are NAME or NAME=WEIGHT; other objects are JSON. */

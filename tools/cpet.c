@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/utf8.h"
+
 #define CMD_ROW(name, summary) {#name, summary, cmd_##name},
 static const struct cmd cmds[] = {CMD_LIST(CMD_ROW)};
 #undef CMD_ROW
@@ -41,8 +43,11 @@ void cmd_progress(const char *argv0, double share)
 
 int cmd_fail(const char *argv0, const struct err *e)
 {
+    char msg[sizeof e->msg];
     end_progress();
-    fprintf(stderr, "%s: %s\n", argv0, e->msg[0] ? e->msg : strerror(-e->code));
+    memcpy(msg, e->msg, sizeof msg);
+    utf8_hide_controls(msg); /* it may quote a file, or what a server said */
+    fprintf(stderr, "%s: %s\n", argv0, msg[0] ? msg : strerror(-e->code));
     return CMD_FAILED;
 }
 

@@ -232,6 +232,9 @@ def the_server_says_no():
     with Stub((400, error)) as s:
         out, err = cpet("task", "put", "t", "--module", "a", "--server", s.url, status=1)
         assert not out and err == "cpet task put: modules: a weight must be a finite number\n", err
+    with Stub((400, {"error": {"message": "the tensor \x1b[2J\x9b1m\nis not", "param": None}})) as s:  # of a file that somebody made
+        _, err = cpet("module", "list", "--server", s.url, status=1)
+        assert err == "cpet module list: the tensor ?[2J??1m?is not\n", ascii(err)
     for answer, text in (((502, b"<html>bad gateway"), "502"), ((200, b"[1]"), "JSON"), ((500, {"error": "x"}), "500"), ((401, None), "401"), ((200, b"{" * 100000), "JSON")):
         with Stub(answer) as s:
             _, err = cpet("module", "list", "--server", s.url, status=1)

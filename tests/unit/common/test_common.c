@@ -197,6 +197,9 @@ static void test_utf8(void **s)
     assert_int_equal(utf8_valid("\xED\xA0\x80", 3), 0);
     assert_int_equal(utf8_tail("\xED\xA0", 2), 0);
     assert_int_equal(utf8_tail("\x80\x80", 2), 0);
+    char shown[] = "a\n\x1B[2J\x7F\xC2\x9B \xC2\xA0\xC3\xA9\xC2";
+    utf8_hide_controls(shown);
+    assert_string_equal(shown, "a??[2J??? \xC2\xA0\xC3\xA9\xC2");
 }
 
 int main(void)
