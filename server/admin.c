@@ -285,7 +285,7 @@ static void on_collect(uv_timer_t *t)
 {
     struct server *sv = t->data;
     const struct resident_stats *s = resident_stats(sv->resident);
-    if (s->n_waiting || s->n_jobs || sv->ad->commit.first || any_on_old_version(sv)) {
+    if (s->n_waiting || s->n_jobs || sv->ad->commit.running || sv->ad->commit.first || any_on_old_version(sv)) {
         admin_collect(sv);
         return;
     }

@@ -226,7 +226,8 @@ void admin_module_apply(struct admin_op *op)
         free(op->m->path);
         op->m->path = path;
     }
-    op->m->res.need = op->need;
+    if (!op->m->res.need) /* else it is the same, and may be counted already */
+        op->m->res.need = op->need;
     op->m->res.rc = 0;
     module_set_name(op->sv->modules, op->entry);
     op->entry = NULL;

@@ -69,11 +69,7 @@ void metrics_choice_done(struct metrics *m, const struct metrics_choice *d)
 static bool task_gone(const void *ctx, const char *name)
 {
     const struct server *sv = ctx;
-    const struct task_version *v;
-    for (size_t i = 0; (v = tasks_at(sv->tasks, i)); i++)
-        if (!strcmp(v->id, name))
-            return false;
-    return true;
+    return !tasks_find(sv->tasks, name);
 }
 
 void metrics_task_done(struct server *sv, const char *task, enum series_outcome how, uint64_t prompt_tokens,
