@@ -108,7 +108,7 @@ class Task:
 
 
 class Service:
-    """A server on HOME/data that can be killed and comes back on the same data."""
+    """A server on a directory of its own that can be killed and comes back on the same data."""
 
     def __init__(self, *extra):
         keys = "".join(f"{t}:{hashlib.blake2b(k.encode(), digest_size=32).hexdigest()}\n" for t, k in TENANTS.items())
@@ -116,7 +116,8 @@ class Service:
         (HOME / "admin").write_text(ADMIN)
         for f in ("keys", "admin"):
             (HOME / f).chmod(0o600)
-        self.args = ["--name", "base", "--api-keys", HOME / "keys", "--admin-key", HOME / "admin", "--data", HOME / "data", "--module-root",
+        self.data = tempfile.TemporaryDirectory(dir=HOME)
+        self.args = ["--name", "base", "--api-keys", HOME / "keys", "--admin-key", HOME / "admin", "--data", self.data.name, "--module-root",
                      HOME / "modules", "--pet-bytes", "40M", *extra]
         self.s = Server(*self.args)
 
@@ -134,6 +135,13 @@ class Service:
         text = r.read()
         c.close()
         return r.status, json.loads(text) if text.startswith(b"{") else text.decode()
+
+    def state(self):
+        """For the message when an answer does not come."""
+        c = http.client.HTTPConnection(*self.s.admin.split("//")[1].rsplit(":", 1), timeout=60)
+        c.request("GET", "/metrics", headers={"Authorization": f"Bearer {ADMIN}"})
+        lines = c.getresponse().read().decode().splitlines()
+        return " ".join(x for x in lines if x.startswith(("vllm:num_requests", "cpet_modules", "cpet_requests", "cpet_module")) and "bucket" not in x)
 
     def ask(self, tenant, body):
         return self.s.post("/v1/completions", body, {"Authorization": f"Bearer {TENANTS[tenant]}"})
@@ -276,7 +284,10 @@ def rounds(n, *extra):
                 which = rng.randrange(SPECS)
                 jobs.append(lambda a=(task, tenant, which, bodies[which], answers, rng.random() * 0.3, problems): check(service, *a))
             jobs += [lambda ad=ad, g=random.Random(f"{r} {ad.name}"): ad.work(g, 6) for ad in admins]
-            together(jobs)
+            try:
+                together(jobs)
+            except TimeoutError:
+                raise AssertionError(f"round {r}: no answer; {service.state()}")
             assert not problems, f"round {r}: " + "; ".join(problems[:4])
             for ad in admins:
                 for t in ad.tasks:
