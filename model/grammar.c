@@ -13,14 +13,15 @@
 
 #include "common/utf8.h"
 
-#define STORE_MAX 8192 /* frames; beyond, a store is made anew */
+#define STORE_MAX 8192 /* frames; beyond, and beyond twice what was live the last time, a store is made anew */
 
 struct grammar_state {
     struct grammar *g;
     struct gstore store;
     struct gconfigs at;
     struct gwalk walk;
-    bool ended; /* an end token was accepted */
+    uint32_t renew_at; /* frames */
+    bool ended;        /* an end token was accepted */
     uint32_t mask[];
 };
 
@@ -154,6 +155,7 @@ int grammar_state_open(struct grammar *g, struct grammar_state **out)
         return -ENOMEM;
     }
     s->at.n = 1;
+    s->renew_at = STORE_MAX;
     *out = s;
     return 0;
 }
@@ -192,53 +194,51 @@ int grammar_mask(struct grammar_state *s, const uint32_t **mask)
     return 0;
 }
 
-/* The frame `id` of `from` and those below it, in `to`. Lists of keys and their beginnings go along. */
-static uint32_t copy(const struct gstore *from, struct gstore *to, uint32_t *map, uint32_t id)
+#define DEAD G_INF
+#define LIVE (G_INF - 1)
+
+/* Copies what the configurations stand on: map[i] becomes the new index of frame i. Frames only lead to earlier ones,
+ * so one pass down finds the live ones and one up copies them. False: without memory. */
+static bool copy_live(const struct gstore *from, const struct gconfigs *at, struct gstore *to, uint32_t *map)
 {
-    struct gframe f;
-    for (;;) { /* down to what is copied already, then one step up; frames only lead to earlier ones */
-        uint32_t at = id;
-        while (map[at] == G_INF) {
-            f = from->f[at];
-            if (map[f.up] == G_INF)
-                at = f.up;
-            else if (map[f.used] == G_INF)
-                at = f.used;
-            else
-                break;
-        }
-        if (map[at] != G_INF)
-            return map[at];
+    memset(map, 0xFF, from->n * sizeof *map);
+    for (uint32_t i = 0; i < at->n; i++)
+        map[at->id[i]] = LIVE;
+    for (uint32_t i = from->n; --i;)
+        if (map[i] != DEAD)
+            map[from->f[i].up] = map[from->f[i].used] = LIVE;
+    map[0] = 0;
+    for (uint32_t i = 1; i < from->n; i++) {
+        struct gframe f = from->f[i];
+        if (map[i] == DEAD)
+            continue;
         f.up = map[f.up];
         f.used = map[f.used];
-        if ((map[at] = gstore_put(to, &f)) == G_INF)
-            return G_INF;
+        if ((map[i] = gstore_put(to, &f)) == G_INF)
+            return false;
     }
+    return true;
 }
 
 /* A store with nothing but the live frames. Without memory the old one stays: it only grows. */
 static void renew(struct grammar_state *s)
 {
     struct gstore fresh;
-    struct gconfigs at = s->at;
     uint32_t *map = malloc(s->store.n * sizeof *map);
-    bool ok = map && !gstore_open(&fresh);
-    if (!ok) {
+    if (!map || gstore_open(&fresh)) {
         free(map);
         return;
     }
-    memset(map, 0xFF, s->store.n * sizeof *map);
-    map[0] = 0;
-    for (uint32_t i = 0; i < at.n && ok; i++) {
-        at.id[i] = copy(&s->store, &fresh, map, at.id[i]);
-        ok = at.id[i] != G_INF;
-    }
-    free(map);
-    gstore_free(ok ? &s->store : &fresh);
-    if (ok) {
+    if (copy_live(&s->store, &s->at, &fresh, map)) {
+        for (uint32_t i = 0; i < s->at.n; i++)
+            s->at.id[i] = map[s->at.id[i]];
+        gstore_free(&s->store);
         s->store = fresh;
-        s->at = at;
+    } else {
+        gstore_free(&fresh);
     }
+    s->renew_at = 2 * s->store.n > STORE_MAX ? 2 * s->store.n : STORE_MAX;
+    free(map);
 }
 
 /* The same for every sequence that said the same, whatever the cache holds: masks do not depend on other requests. */
@@ -274,7 +274,7 @@ int grammar_accept(struct grammar_state *s, int32_t token)
         }
     if (!v->length[token])
         return -EINVAL;
-    if (s->store.n > STORE_MAX)
+    if (s->store.n > s->renew_at)
         renew(s);
     for (uint32_t k = v->at[token]; k; k = v->parent[k])
         byte[v->depth[k] - 1] = v->byte[k];

@@ -392,8 +392,8 @@ struct subsets {
 static int nfa_column(struct gctx *c, void *arg, uint32_t cp, struct gvec *column)
 {
     const struct gnfa *f = arg;
-    int r;
-    for (size_t i = 0; i < f->n_sets; i++) {
+    int r = g_steps(c, f->n_sets / 4 + 1); /* most of the sets are passed by */
+    for (size_t i = 0; i < f->n_sets && !r; i++) {
         const struct gset *s = &f->set[i];
         size_t a = 0, b = s->n;
         while (a < b) {
@@ -403,10 +403,10 @@ static int nfa_column(struct gctx *c, void *arg, uint32_t cp, struct gvec *colum
             else
                 b = m;
         }
-        if (a < s->n && s->r[a].lo <= cp && (r = g_push(c, column, (uint32_t)i)))
-            return r;
+        if (a < s->n && s->r[a].lo <= cp)
+            r = g_push(c, column, (uint32_t)i);
     }
-    return 0;
+    return r;
 }
 
 /* Adds to w->set what id reaches without a character. begin: the text's beginning; end: the text's end. */

@@ -672,7 +672,7 @@ static void begin_value(const struct grammar *g, struct gstore *s, uint32_t expr
     const struct gexpr *x = g->expr[expr];
     if (!(x->first[byte / 64] >> (byte % 64) & 1))
         return;
-    for (uint32_t i = 0; i < x->n_shapes; i++) {
+    for (uint32_t i = 0; i < x->n_shapes && out->n < G_CONFIGS; i++) {
         const struct gshape *shape = g->shape[x->shape[i]];
         struct gframe f = {.up = up, .shape = x->shape[i]};
         int symbol = gnum_symbol(byte);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/utf8.h"
 #include "tests/unit/model/grammar_lib.h"
 
 static struct glib lib;
@@ -493,6 +494,28 @@ static void test_ends(void **state)
     grammar_unref(g);
 }
 
+/* A state whose store is made anew again and again: in time that grows as the text does. */
+static void test_long(void **state)
+{
+    enum { N = 40000 };
+    static char text[N + 8];
+    struct grammar *g =
+        compiled(GRAMMAR_JSON_SCHEMA, "{\"type\":\"object\",\"patternProperties\":{\"^[a-z]*$\":{\"type\":\"null\"}},"
+                                      "\"additionalProperties\":false}");
+    size_t at, n = 0;
+    (void)state;
+    text[n++] = '{';
+    text[n++] = '"';
+    for (uint32_t x = 1; n < N; n++) {
+        x = x * 1664525 + 1013904223;
+        text[n] = (char)('a' + (x >> 16) % 26);
+    }
+    memcpy(text + n, "\":null}", 7);
+    n += 7;
+    assert_true(glib_accepts(&lib, g, text, n, &at));
+    grammar_unref(g);
+}
+
 static void limited(const char *text, struct grammar_limits l, const char *why)
 {
     struct grammar_spec s = {.kind = GRAMMAR_JSON_SCHEMA, .text = {text, strlen(text)}};
@@ -512,6 +535,12 @@ static void test_limits(void **state)
     limited(big, (struct grammar_limits){.max_steps = 5000}, "5000 steps");
     limited(big, (struct grammar_limits){.max_memory = 200000}, "200000 bytes");
     limited(big, (struct grammar_limits){.max_depth = 2}, "deep");
+    static char many[30000 * 3 + 32] = "{\"pattern\":\"";
+    size_t n = strlen(many);
+    for (uint32_t cp = 0x3400; cp < 0x3400 + 26000; cp++)
+        n += utf8_put(cp, many + n);
+    memcpy(many + n, "\"}", 3);
+    limited(many, (struct grammar_limits){0}, "steps");
     struct err e = {0};
     struct grammar_vocab *v = NULL;
     assert_int_equal(grammar_vocab_create(lib.t, &lib.eos, 0, lib.vocab, &v, &e), -EINVAL);
@@ -528,6 +557,6 @@ int main(void)
         cmocka_unit_test(test_numbers),      cmocka_unit_test(test_objects),        cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_combinations), cmocka_unit_test(test_regex),          cmocka_unit_test(test_wide),
         cmocka_unit_test(test_choice),       cmocka_unit_test(test_mask_is_accept), cmocka_unit_test(test_random),
-        cmocka_unit_test(test_ends),         cmocka_unit_test(test_limits)};
+        cmocka_unit_test(test_ends),         cmocka_unit_test(test_limits),         cmocka_unit_test(test_long)};
     return cmocka_run_group_tests(tests, open_lib, close_lib);
 }
