@@ -10,9 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a grammar is taken to need beyond its source: its automata, and the masks that it keeps. */
-#define MASKS_BYTES ((size_t)4 << 20)
-#define BYTES_A_BYTE 64u
+#define MASKS_BYTES ((size_t)4 << 20) /* that a grammar keeps, at most */
 
 struct entry {
     struct entry *next;
@@ -180,9 +178,7 @@ int grammars_compile(struct grammars *c, const struct req_grammar *q, const stru
         return rc;
     }
     x->key = *key;
-    x->bytes = MASKS_BYTES + BYTES_A_BYTE * q->text.len;
-    for (size_t i = 0; i < q->n_choices; i++)
-        x->bytes += BYTES_A_BYTE * q->choice[i].len;
+    x->bytes = MASKS_BYTES + grammar_bytes(x->g);
     drop(put(c, x, out));
     return 0;
 }

@@ -16,6 +16,7 @@ struct grammar {
     unsigned slow_us;
     bool fail_mask, fail_accept;
     atomic_uint refs;
+    size_t bytes;
 };
 
 static atomic_uint alive;
@@ -42,8 +43,14 @@ int grammar_compile(const struct grammar_vocab *v, const struct grammar_spec *s,
         return err_set(e, -EINVAL, "/a: wrong");
     *out = fake_grammar(1, 2, 500);
     (*out)->refs = 1;
+    (*out)->bytes = s->text.n && s->text.ptr[0] == '+' ? (size_t)8 << 20 : 0;
     alive++;
     return 0;
+}
+
+size_t grammar_bytes(const struct grammar *g)
+{
+    return g->bytes;
 }
 
 struct grammar *grammar_ref(struct grammar *g)

@@ -87,6 +87,14 @@ static void test_bound(void **st)
     grammar_unref(x);
     assert_int_equal(fake_grammars(), 0);
 
+    c = grammars_create(NULL, (size_t)13 << 20);
+    grammar_unref(compile(c, "a"));
+    grammar_unref(compile(c, "+")); /* as large as two others */
+    assert_true(!there(c, "a") && there(c, "+"));
+    grammars_stats(c, &s);
+    assert_true(s.n == 1 && s.bytes > (size_t)8 << 20);
+    grammars_free(c);
+
     c = grammars_create(NULL, 1); /* the newest stays, however small the bound */
     grammar_unref(compile(c, "a"));
     grammar_unref(compile(c, "b"));
