@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int open_regular(const char *path, size_t *len, struct err *e)
+int file_open(const char *path, size_t *len, struct err *e)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
@@ -37,7 +37,7 @@ static int open_regular(const char *path, size_t *len, struct err *e)
 int map_open(const char *path, struct map *out, struct err *e)
 {
     size_t len = 0;
-    int fd = open_regular(path, &len, e);
+    int fd = file_open(path, &len, e);
     if (fd < 0)
         return fd;
     void *p = NULL;
@@ -76,7 +76,7 @@ void map_forget(const struct map *m, size_t off, size_t len)
 int file_read(const char *path, size_t cap, char **out, size_t *len, struct err *e)
 {
     size_t n = 0, got = 0;
-    int fd = open_regular(path, &n, e);
+    int fd = file_open(path, &n, e);
     if (fd < 0)
         return fd;
     int r = 0;
@@ -110,6 +110,21 @@ done:
     free(p);
     close(fd);
     return r;
+}
+
+int file_read_at(int fd, const char *path, size_t off, void *p, size_t n, struct err *e)
+{
+    for (size_t got = 0; got < n;) {
+        ssize_t k = pread(fd, (char *)p + got, n - got, (off_t)(off + got));
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return err_set(e, -errno, "%s: %s", path, strerror(errno));
+        if (k == 0)
+            return err_set(e, -EINVAL, "%s: it was cut at byte %zu while it was read", path, off + got);
+        got += (size_t)k;
+    }
+    return 0;
 }
 
 static int write_all(int fd, const char *p, size_t n)

@@ -21,6 +21,11 @@ void map_forget(const struct map *m, size_t off, size_t len);
 /* Reads a file whole into malloc'ed memory, with a NUL beyond *len. -EFBIG above cap. */
 int file_read(const char *path, size_t cap, char **out, size_t *len, struct err *e);
 
+/* Opens a regular file for reading: a descriptor, which the caller closes, or -Exxx. *len: its length. */
+int file_open(const char *path, size_t *len, struct err *e);
+/* Reads exactly n bytes at off; path is for messages. -EINVAL where the file ends before. */
+int file_read_at(int fd, const char *path, size_t off, void *p, size_t n, struct err *e);
+
 /* Writes path.tmp.PID, fsyncs, renames over path, fsyncs the directory. On failure path is as it was. */
 int file_write_atomic(const char *path, const void *data, size_t len, unsigned mode, struct err *e);
 

@@ -30,6 +30,7 @@ struct part {
     uint32_t rank, k, n;
     float scale;
     enum kern_fn fn;
+    uint32_t seq;           /* when it was added: 0, 1, ... */
     struct pet_tensor t[2]; /* A [rank][k], B [n][rank] */
 };
 
@@ -44,6 +45,9 @@ struct pet {
 /* limits with the defaults filled in */
 struct pet_limits pet_limits_of(const struct pet_limits *lim);
 
+/* The largest file that is read: the tensors' limit, and room for what stands beside them. */
+size_t pet_file_cap(const struct pet_limits *lim);
+
 /* NULL when memory is out. */
 struct pet *pet_new(enum pet_kind kind);
 /* Appends a part and counts its bytes against the limits. module[0..len) is copied; part->module is ignored. Checks
@@ -54,10 +58,12 @@ int pet_add(struct pet *p, const char *module, size_t len, const struct part *pa
 int pet_add_pair(struct pet *p, const char *module, size_t len, const struct st_tensor *a, const struct st_tensor *b,
                  float scale, enum kern_fn fn, const struct pet_limits *lim, struct err *e);
 /* Sorts by module, refuses two parts of one module and an empty pet, hashes the tensors (unless the reader has), looks
- * for values that are not finite, fills info. */
+ * for values that are not finite where there is data, fills info. */
 int pet_finish(struct pet *p, bool hashed, struct err *e);
 /* Moves the tensors into a block of their own when the file's other bytes would cost much memory. After pet_finish. */
 int pet_compact(struct pet *p, size_t file_bytes, struct err *e);
+/* Index of the first element that is not finite, or PET_NO_BAD. */
+uint64_t pet_first_bad(const struct pet_tensor *t);
 /* -EINVAL naming the tensor, when a tensor or a scale is not finite. */
 int pet_finite(const struct pet *p, struct err *e);
 
@@ -71,6 +77,21 @@ void pet_set_base(struct pet *p, const char *base);
 /* "none", "gelu", "gelu_tanh" */
 const char *pet_fn_name(enum kern_fn fn);
 int pet_fn_parse(const char *s, enum kern_fn *out);
+
+/* ---- a module on a backbone, in steps (load.c); parts are meant in p's order ---- */
+
+struct pet_plan {
+    const struct pet_site **of; /* [n_parts] the part's site */
+    size_t *at;                 /* [n_parts] where its pair begins in the slot */
+    size_t bytes;               /* the slot's */
+};
+/* All of pet_check but the values; needs no data. The plan is filled, and to be freed, whatever comes back. */
+int pet_plan_make(const struct pet *p, const struct pet_target *t, struct pet_plan *plan, struct err *e);
+void pet_plan_free(struct pet_plan *plan);
+int pet_slot_create(struct kern_dev *d, const struct pet_target *t, size_t bytes, struct pet_slot **out, struct err *e);
+/* Slices, rescales and packs part i, whose data is there. */
+int pet_slot_fill(struct kern_dev *d, const struct pet *p, size_t i, const struct pet_plan *plan,
+                  const struct pet_target *t, struct pet_slot *slot, struct err *e);
 
 /* ---- readers: data stays the caller's, except where p->bytes is set to it ---- */
 int pet_read_peft(const char *dir, const struct pet_limits *lim, struct pet **out, struct err *e);

@@ -21,17 +21,11 @@ struct pet_slot {
     size_t bytes;
 };
 
-/* The site of each part, in the parts' order; found by walking both sorted lists. */
-struct match {
-    const struct pet_site **by_name; /* [n_sites], sorted by module */
-    const struct pet_site **of;      /* [n_parts] */
-    size_t bytes;                    /* on the device */
-};
-
-static void match_free(struct match *m)
+void pet_plan_free(struct pet_plan *plan)
 {
-    free(m->by_name);
-    free(m->of);
+    free(plan->of);
+    free(plan->at);
+    *plan = (struct pet_plan){0};
 }
 
 static int cmp_sites(const void *a, const void *b)
@@ -39,22 +33,26 @@ static int cmp_sites(const void *a, const void *b)
     return strcmp((*(const struct pet_site *const *)a)->module, (*(const struct pet_site *const *)b)->module);
 }
 
-/* Parts without a site get NULL. */
-static int match_sites(const struct pet *p, const struct pet_target *t, struct match *m, struct err *e)
+/* Walks both sorted lists. Parts without a site get NULL. */
+static int match_sites(const struct pet *p, const struct pet_target *t, struct pet_plan *plan, struct err *e)
 {
-    m->by_name = malloc((t->n_sites + (size_t)1) * sizeof *m->by_name);
-    m->of = malloc(p->n_parts * sizeof *m->of);
-    if (!m->by_name || !m->of)
+    const struct pet_site **by_name = malloc((t->n_sites + (size_t)1) * sizeof *by_name);
+    plan->of = malloc((p->n_parts + 1) * sizeof *plan->of);
+    plan->at = malloc((p->n_parts + 1) * sizeof *plan->at);
+    if (!by_name || !plan->of || !plan->at) {
+        free(by_name);
         return err_set(e, -ENOMEM, "out of memory for a table of %u sites", t->n_sites);
-    for (uint32_t i = 0; i < t->n_sites; i++)
-        m->by_name[i] = &t->sites[i];
-    qsort(m->by_name, t->n_sites, sizeof *m->by_name, cmp_sites);
-    for (size_t i = 0, j = 0; i < p->n_parts; i++) {
-        while (j < t->n_sites && strcmp(m->by_name[j]->module, p->parts[i].module) < 0)
-            j++;
-        bool same = j < t->n_sites && !strcmp(m->by_name[j]->module, p->parts[i].module);
-        m->of[i] = same ? m->by_name[j] : NULL;
     }
+    for (uint32_t i = 0; i < t->n_sites; i++)
+        by_name[i] = &t->sites[i];
+    qsort(by_name, t->n_sites, sizeof *by_name, cmp_sites);
+    for (size_t i = 0, j = 0; i < p->n_parts; i++) {
+        while (j < t->n_sites && strcmp(by_name[j]->module, p->parts[i].module) < 0)
+            j++;
+        bool same = j < t->n_sites && !strcmp(by_name[j]->module, p->parts[i].module);
+        plan->of[i] = same ? by_name[j] : NULL;
+    }
+    free(by_name);
     return 0;
 }
 
@@ -121,41 +119,50 @@ static int check_part(const struct part *q, const struct pet_site *s, const stru
     return r;
 }
 
-/* m is filled, and to be freed, whatever comes back. */
-static int check_all(const struct pet *p, const struct pet_target *t, struct match *m, struct err *e)
+int pet_plan_make(const struct pet *p, const struct pet_target *t, struct pet_plan *plan, struct err *e)
 {
-    *m = (struct match){0};
-    int r = pet_finite(p, e);
-    if (!r && t->type != KERN_BF16 && t->type != KERN_F32)
+    *plan = (struct pet_plan){0};
+    int r = 0;
+    if (t->type != KERN_BF16 && t->type != KERN_F32)
         r = err_set(e, -EINVAL, "modules are kept as bf16 or f32 on a device");
     if (!r)
         r = check_lineage(p, t, e);
     if (!r)
-        r = match_sites(p, t, m, e);
+        r = match_sites(p, t, plan, e);
     for (size_t i = 0; !r && i < p->n_parts; i++) {
         const struct part *q = &p->parts[i];
-        const struct pet_site *s = m->of[i];
+        const struct pet_site *s = plan->of[i];
         r = check_part(q, s, t, e);
-        if (!r && ck_add(m->bytes, kern_lr_bytes(t->type, q->rank, s->k, s->n), &m->bytes))
+        plan->at[i] = plan->bytes;
+        if (!r && ck_add(plan->bytes, kern_lr_bytes(t->type, q->rank, s->k, s->n), &plan->bytes))
             r = err_set(e, -EOVERFLOW, "the module is too large for memory");
     }
     return r;
 }
 
+/* The plan is filled, and to be freed, whatever comes back. */
+static int check_all(const struct pet *p, const struct pet_target *t, struct pet_plan *plan, struct err *e)
+{
+    *plan = (struct pet_plan){0};
+    int r = pet_finite(p, e);
+    return r ? r : pet_plan_make(p, t, plan, e);
+}
+
 int pet_check(const struct pet *p, const struct pet_target *t, struct err *e)
 {
-    struct match m;
-    int r = check_all(p, t, &m, e);
-    match_free(&m);
+    struct pet_plan plan;
+    int r = check_all(p, t, &plan, e);
+    pet_plan_free(&plan);
     return r;
 }
 
 size_t pet_resident_bytes(const struct pet *p, const struct pet_target *t)
 {
-    struct match m;
-    int r = check_all(p, t, &m, NULL);
-    match_free(&m);
-    return r ? 0 : m.bytes;
+    struct pet_plan plan;
+    int r = check_all(p, t, &plan, NULL);
+    size_t bytes = plan.bytes;
+    pet_plan_free(&plan);
+    return r ? 0 : bytes;
 }
 
 /* ---- loading ---- */
@@ -193,9 +200,11 @@ static int check_lowered(const struct part *q, char role, enum kern_type type, c
     return 0;
 }
 
-static int load_part(struct kern_dev *d, const struct part *q, const struct pet_site *s, const struct pet_target *t,
-                     struct pet_slot *slot, size_t *at, struct err *e)
+int pet_slot_fill(struct kern_dev *d, const struct pet *p, size_t i, const struct pet_plan *plan,
+                  const struct pet_target *t, struct pet_slot *slot, struct err *e)
 {
+    const struct part *q = &p->parts[i];
+    const struct pet_site *s = plan->of[i];
     size_t na = (size_t)q->rank * s->k, nb = (size_t)q->rank * s->n;
     float *a = malloc((na + nb + q->k) * sizeof *a), *b = a + na;
     if (!a)
@@ -207,10 +216,9 @@ static int load_part(struct kern_dev *d, const struct part *q, const struct pet_
         r = check_lowered(q, 'B', t->type, b, nb, e);
     if (!r) {
         struct kern_lr *lr = &slot->site[s - t->sites];
-        kern_lr_pack(d, lr, t->type, q->rank, s->k, s->n, a, b, kmem_at(slot->mem, *at));
+        kern_lr_pack(d, lr, t->type, q->rank, s->k, s->n, a, b, kmem_at(slot->mem, plan->at[i]));
         lr->fn = q->fn;
         lr->scale = q->scale;
-        *at += kern_lr_bytes(t->type, q->rank, s->k, s->n);
         if (q->rank > slot->slot.max_rank)
             slot->slot.max_rank = q->rank;
     }
@@ -218,31 +226,34 @@ static int load_part(struct kern_dev *d, const struct part *q, const struct pet_
     return r;
 }
 
-static struct pet_slot *slot_new(uint32_t n_sites, size_t bytes)
+int pet_slot_create(struct kern_dev *d, const struct pet_target *t, size_t bytes, struct pet_slot **out, struct err *e)
 {
     struct pet_slot *s = calloc(1, sizeof *s);
-    if (!s)
-        return NULL;
-    s->site = calloc(n_sites, sizeof *s->site);
-    s->slot = (struct kern_slot){.n_sites = n_sites, .site = s->site};
+    struct kern_lr *site = calloc(t->n_sites, sizeof *site);
+    int r = s && site ? kern_alloc(d, bytes, &s->mem, e)
+                      : err_set(e, -ENOMEM, "out of memory for a table of %u sites", t->n_sites);
+    if (r) {
+        free(site);
+        free(s);
+        return r;
+    }
+    s->site = site;
+    s->slot = (struct kern_slot){.n_sites = t->n_sites, .site = site};
     s->bytes = bytes;
-    return s;
+    *out = s;
+    return 0;
 }
 
 int pet_load(struct kern_dev *d, const struct pet *p, const struct pet_target *t, struct pet_slot **out, struct err *e)
 {
-    struct match m;
+    struct pet_plan plan;
     struct pet_slot *s = NULL;
-    size_t at = 0;
-    int r = check_all(p, t, &m, e);
-    if (!r) {
-        s = slot_new(t->n_sites, m.bytes);
-        r = s && s->site ? kern_alloc(d, m.bytes, &s->mem, e)
-                         : err_set(e, -ENOMEM, "out of memory for a table of %u sites", t->n_sites);
-    }
+    int r = check_all(p, t, &plan, e);
+    if (!r)
+        r = pet_slot_create(d, t, plan.bytes, &s, e);
     for (size_t i = 0; !r && i < p->n_parts; i++)
-        r = load_part(d, &p->parts[i], m.of[i], t, s, &at, e);
-    match_free(&m);
+        r = pet_slot_fill(d, p, i, &plan, t, s, e);
+    pet_plan_free(&plan);
     if (r)
         pet_unload(d, s);
     else

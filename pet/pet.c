@@ -182,6 +182,7 @@ int pet_add(struct pet *p, const char *module, size_t len, const struct part *pa
     if (r)
         return r;
     p->info.bytes = total;
+    q.seq = (uint32_t)p->n_parts;
     p->parts[p->n_parts++] = q;
     return 0;
 }
@@ -213,7 +214,7 @@ int pet_add_pair(struct pet *p, const char *module, size_t len, const struct st_
 /* ---- finishing ---- */
 
 /* An exponent of all ones is an infinity or not a number. */
-static uint64_t first_bad(const struct pet_tensor *t)
+uint64_t pet_first_bad(const struct pet_tensor *t)
 {
     size_t n = t->bytes / dtype_size(t->type);
     if (t->type == DT_F32) {
@@ -302,7 +303,7 @@ int pet_finish(struct pet *p, bool hashed, struct err *e)
         for (int j = 0; j < 2; j++) {
             if (!hashed)
                 hash_of(q->t[j].data, q->t[j].bytes, &q->t[j].hash);
-            q->t[j].bad = first_bad(&q->t[j]);
+            q->t[j].bad = q->t[j].data ? pet_first_bad(&q->t[j]) : PET_NO_BAD;
         }
         if (q->rank > p->info.max_rank)
             p->info.max_rank = q->rank;
@@ -339,13 +340,17 @@ static bool is_pickle(const char *p, size_t n)
     return n >= 2 && (!memcmp(p, "PK", 2) || (uint8_t)p[0] == 0x80) && !(n > 8 && p[8] == '{');
 }
 
+size_t pet_file_cap(const struct pet_limits *lim)
+{
+    size_t cap = 0;
+    return ck_add(lim->max_bytes, FILE_SLACK, &cap) ? SIZE_MAX : cap;
+}
+
 static int open_file(const char *path, const struct pet_limits *lim, struct pet **out, struct err *e)
 {
-    size_t cap = 0, n = 0;
+    size_t n = 0;
     char *bytes = NULL;
-    if (ck_add(lim->max_bytes, FILE_SLACK, &cap))
-        cap = SIZE_MAX;
-    int r = file_read(path, cap, &bytes, &n, e);
+    int r = file_read(path, pet_file_cap(lim), &bytes, &n, e);
     if (r)
         return r;
     if (pet_is_container(bytes, n)) {

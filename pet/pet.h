@@ -99,6 +99,20 @@ size_t pet_resident_bytes(const struct pet *p, const struct pet_target *t);
 struct pet_slot;
 /* Checks, allocates and packs. Any thread; does not touch other slots. */
 int pet_load(struct kern_dev *d, const struct pet *p, const struct pet_target *t, struct pet_slot **out, struct err *e);
+/* A module's file, opened to be loaded a layer at a time: of a .pet only the manifest is read and kept. Everything else
+ * that pet_open takes is read whole here. One thread at a time. Errors and their order are those of pet_open. */
+struct pet_stream;
+int pet_stream_open(const char *path, const struct pet_limits *lim, struct pet_stream **out, struct err *e);
+void pet_stream_close(struct pet_stream *s); /* takes NULL */
+/* As the manifest states it, whose tensors have not been read: the hash is right for the hashes of the tensors there.
+ */
+const struct pet_info *pet_stream_info(const struct pet_stream *s);
+/* Device bytes that loading would take, and all of pet_check that needs no values. */
+int pet_stream_size(const struct pet_stream *s, const struct pet_target *t, size_t *bytes, struct err *e);
+/* The slot that pet_open and pet_load would make, bit for bit, or their error. Needs memory for one layer, compressed
+ * and decompressed, and the slot. Each byte of the file is checked before the slot is handed out. */
+int pet_stream_load(struct kern_dev *d, struct pet_stream *s, const struct pet_target *t, struct pet_slot **out,
+                    struct err *e);
 void pet_unload(struct kern_dev *d, struct pet_slot *s);         /* takes NULL; nothing may use it any more */
 const struct kern_slot *pet_slot_kern(const struct pet_slot *s); /* site[] has t->n_sites entries */
 size_t pet_slot_bytes(const struct pet_slot *s);

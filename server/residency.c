@@ -2,7 +2,8 @@
  *
  * Loop thread, except load_work. A job has copies of what it reads (path, hash), so that a worker looks at nothing that
  * the loop may change; its module is kept by a reference until it is over. A file whose content is not the one that it
- * stands for is refused: a damaged or exchanged file never becomes a module.
+ * stands for is refused: a damaged or exchanged file never becomes a module. A job has one layer of its module in
+ * memory beside the slot (pet_stream_load).
  *
  * n_jobs counts everything on workers that uses the model, the device or the registry; main.c lets go of those only
  * when it is zero.
@@ -57,38 +58,36 @@ static void free_slots(struct kern_dev *d, struct resident_mem *m)
     }
 }
 
-static int open_content(struct load *l, struct pet **out, struct err *e)
+static int open_content(struct load *l, struct pet_stream **out, struct err *e)
 {
-    struct pet *p;
-    int rc = pet_open(l->path, NULL, &p, e);
+    struct pet_stream *p;
+    int rc = pet_stream_open(l->path, NULL, &p, e);
     if (rc)
         return rc;
-    l->info = *pet_info(p);
+    l->info = *pet_stream_info(p);
     if (hash_equal(&l->info.hash, &l->hash)) {
         *out = p;
         return 0;
     }
-    pet_close(p);
+    pet_stream_close(p);
     return err_set(e, -EBADMSG, "%s: is damaged, or has been exchanged: it does not hold the content of its name",
                    l->path);
 }
 
+/* A size is in the manifest; the tensors are read, and held against the content hash, by a load. */
 static int load(struct load *l, struct err *e)
 {
     struct resident_job *j = l->j;
     const struct server *sv = l->sv;
-    struct pet *p = NULL;
+    struct pet_stream *p = NULL;
     int rc = open_content(l, &p, e);
     if (rc)
         return rc;
-    rc = pet_check(p, sv->target, e);
-    if (!rc)
-        j->need = pet_resident_bytes(p, sv->target);
-    if (!rc && !j->need)
-        rc = err_set(e, -ENOMEM, "out of memory");
-    if (!rc && j->load)
-        rc = pet_load(sv->dev, p, sv->target, &j->mem->slot, e);
-    pet_close(p);
+    if (!j->load)
+        rc = pet_stream_size(p, sv->target, &j->need, e);
+    else if (!(rc = pet_stream_load(sv->dev, p, sv->target, &j->mem->slot, e)))
+        j->need = pet_slot_bytes(j->mem->slot);
+    pet_stream_close(p);
     return rc;
 }
 

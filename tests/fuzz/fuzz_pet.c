@@ -2,6 +2,9 @@
  *
  * A .pet is covered by hashes, which random changes never get past. So it is read twice: as it is, and with the hashes
  * of the manifest and of the frames put right first, so that changes reach the manifest's reader and the decoder.
+ *
+ * Each time it is also loaded from a file, whole and a layer at a time, on a backbone that it fits where it is right:
+ * the slots and the errors must be the same.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,10 +13,12 @@
 #include "formats/json.h"
 #include "pet/container.h"
 #include "pet/internal.h"
+#include "tests/fuzz/scratch.h"
+#include "tests/unit/pet/stream_same.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { MAX_INPUT = 1 << 20 };
+enum { INPUT_MAX_BYTES = 1 << 20 };
 static const struct pet_limits limits = {.max_bytes = 1 << 22, .max_rank = PET_MAX_RANK};
 
 static void look(struct pet *p)
@@ -34,6 +39,34 @@ static void look(struct pet *p)
     struct err e = {0};
     if (pet_finite(p, &e) && !e.msg[0])
         abort();
+    pet_close(p);
+}
+
+static struct kern_dev *dev;
+
+static void close_dev(void)
+{
+    kern_close(dev);
+}
+
+static void load_both(const uint8_t *data, size_t size)
+{
+    static const struct kern_opts o = {.threads = 1, .max_level = "scalar"};
+    struct pet *p = NULL;
+    struct bed b = {.t = {.type = KERN_BF16}};
+    int rc;
+    if (!dev && (kern_open(&o, &dev, NULL) || atexit(close_dev)))
+        abort();
+    scratch_dir();
+    scratch_put("x.pet", data, size);
+    if (!pet_parse(data, size, "fuzz", &limits, &p, NULL))
+        bed_make(&b, p, size % 2 ? KERN_BF16 : KERN_F32, size % 5);
+    const char *says = stream_same(dev, scratch_at("x.pet"), &limits, &b.t, &rc);
+    if (says) {
+        fprintf(stderr, "%s\n", says);
+        abort();
+    }
+    bed_free(&b);
     pet_close(p);
 }
 
@@ -78,16 +111,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct pet *p = NULL;
     struct err e = {0};
-    if (size > MAX_INPUT)
+    if (size > INPUT_MAX_BYTES)
         return 0;
     if (!pet_parse(data, size, "fuzz", &limits, &p, &e))
         look(p);
+    if (pet_is_container(data, size))
+        load_both(data, size);
     uint8_t *copy = malloc(size + 1);
     if (!copy)
         return 0;
     memcpy(copy, data, size);
     if (size >= 64 && pet_is_container(copy, size)) {
         repair(copy, size);
+        load_both(copy, size);
         if (!pet_parse(copy, size, "fuzz", &limits, &p, &e))
             look(p);
     } else if (!pet_read_recovery((char *)copy, size, "fuzz", &limits, &p, &e)) {

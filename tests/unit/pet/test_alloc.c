@@ -52,6 +52,19 @@ static int do_load(struct err *e)
     return r;
 }
 
+static int do_stream(struct err *e)
+{
+    struct pet_stream *st = NULL;
+    struct pet_slot *s = NULL;
+    int r = pet_stream_open(scratch("m.pet"), NULL, &st, e);
+    if (!r)
+        r = pet_stream_load(dev, st, &target, &s, e);
+    assert_true(!r == !!s);
+    pet_unload(dev, s);
+    pet_stream_close(st);
+    return r;
+}
+
 static void test_each(void **s)
 {
     (void)s;
@@ -61,6 +74,7 @@ static void test_each(void **s)
     alloc_fail_each("writing a .pet file", do_write, 1);
     alloc_fail_each("writing a PEFT directory", do_write_peft, 1);
     alloc_fail_each("loading", do_load, 1);
+    alloc_fail_each("loading a layer at a time", do_stream, 1);
 }
 
 static int set_up(void **s)

@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "common/num.h"
 #include "formats/json.h"
+#include "tests/unit/pet/stream_same.h"
 
 static const struct pair pairs[] = {
     {"model.layers.0.self_attn.q_proj", 4, 16, 24, DT_F32},
@@ -25,6 +26,8 @@ static const char config[] = "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\"
 
 static char *good; /* a .pet with a lineage */
 static size_t good_len;
+static struct kern_dev *dev;
+static struct bed bed; /* that the good one fits */
 
 static struct pet_lineage lineage(void)
 {
@@ -125,6 +128,16 @@ static void test_same_bytes(void **s)
 
 /* ---- damage ---- */
 
+/* As a file, whole and a layer at a time: the same error. */
+static void check_stream(const void *data, size_t n)
+{
+    int rc = 0;
+    write_bytes(scratch("x.pet"), data, n);
+    const char *says = stream_same(dev, scratch("x.pet"), NULL, &bed.t, &rc);
+    if (says)
+        fail_msg("%s", says);
+}
+
 /* Parses a copy of exactly n bytes, so that a sanitizer sees a read past the end. */
 static int parse(const void *data, size_t n, struct err *e)
 {
@@ -136,6 +149,7 @@ static int parse(const void *data, size_t n, struct err *e)
     int r = pet_parse(copy, n, "upload", NULL, &p, e);
     free(copy);
     pet_close(p);
+    check_stream(data, n);
     if (r)
         assert_true(e->code == r && strlen(e->msg) > 10);
     return r;
@@ -468,6 +482,7 @@ static int set_up(void **s)
     (void)s;
     struct pet_lineage l = lineage();
     struct pet *p = NULL;
+    struct kern_opts o = {.threads = 1, .max_level = "scalar"};
     struct err e = {0};
     scratch_make();
     write_peft(scratch("src"), config, pairs, N_PAIRS);
@@ -476,6 +491,10 @@ static int set_up(void **s)
         r = pet_write(p, &l, scratch("good.pet"), &e);
     if (!r)
         r = file_read(scratch("good.pet"), 1 << 20, &good, &good_len, &e);
+    if (!r)
+        r = kern_open(&o, &dev, &e);
+    if (!r)
+        bed_make(&bed, p, KERN_BF16, 7);
     if (r)
         fprintf(stderr, "%s\n", e.msg);
     pet_close(p);
@@ -486,6 +505,8 @@ static int tear_down(void **s)
 {
     (void)s;
     free(good);
+    bed_free(&bed);
+    kern_close(dev);
     scratch_remove();
     return 0;
 }
