@@ -12,7 +12,8 @@
  * stream's backlog.
  *
  * An idle connection holds one descriptor and no buffers: what libmicrohttpd keeps of it (two descriptors and 32 KiB)
- * is closed when it was idle for a second, and opened again by its next request. `max_pairs` bounds those.
+ * is closed when it was idle for a second, or when others need it, and opened again by its next request. `max_pairs`
+ * bounds those.
  */
 #include "server/http_int.h"
 
@@ -247,13 +248,27 @@ static void conn_refuse(struct http_conn *c, int status, const struct err *e)
     conn_unref(c);
 }
 
+/* Answered, and nothing of a next request is in. */
+static bool conn_rests(const struct http_conn *c)
+{
+    return c->pair >= 0 && c->state == CONN_HEAD && !c->in.len && !c->out.len && !c->fwd && !c->completed;
+}
+
+static bool has_room(struct http_server *s)
+{
+    for (struct http_conn *c = s->conns; c && s->n_pairs >= s->o.max_pairs; c = c->next)
+        if (conn_rests(c))
+            pair_close(c);
+    return s->n_pairs < s->o.max_pairs;
+}
+
 /* The first request of a connection opens libmicrohttpd's side of it. */
 static int pair_open(struct http_conn *c)
 {
     struct http_server *s = c->s;
     struct sockaddr_un peer = {.sun_family = AF_UNIX};
     int p[2], size = PAIR_BUFFER;
-    if (s->n_pairs >= s->o.max_pairs)
+    if (!has_room(s))
         return -EMFILE;
     struct http_pair *pair = calloc(1, sizeof *pair);
     if (!pair || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, p)) {
@@ -615,17 +630,10 @@ void conn_accept(struct http_server *s, int fd)
     conn_update(c);
 }
 
-/* Answered, and nothing of a next request is in for a while. */
-static bool conn_rests(const struct http_conn *c, uint64_t now)
-{
-    return c->pair >= 0 && c->state == CONN_HEAD && !c->in.len && !c->out.len && !c->fwd && !c->completed &&
-           c->deadline + KEEP_PAIR_MS <= now + c->s->o.idle_ms;
-}
-
 void conn_tick(struct http_conn *c, uint64_t now)
 {
     struct err e = {0};
-    if (conn_rests(c, now))
+    if (conn_rests(c) && c->deadline + KEEP_PAIR_MS <= now + c->s->o.idle_ms)
         pair_close(c);
     if (c->out.len && now - c->out_since > c->s->o.send_ms) {
         conn_left(c);

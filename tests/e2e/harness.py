@@ -77,7 +77,7 @@ class Server:
     """A cpetd on free ports; use as a context. stop() says how it ended."""
 
     def __init__(self, *args, model=MODEL, env=None, ready_s=60, command=()):
-        self.log = tempfile.TemporaryFile("a+")
+        self.log = tempfile.NamedTemporaryFile("a")
         self.p = subprocess.Popen([*command, CPETD, "--model", str(model), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", *map(str, args)],
                                   stderr=self.log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
         self.url = self.admin = None
@@ -94,8 +94,7 @@ class Server:
         self.admin = re.search(r"^cpetd: admin listening on (http://\S+)", text, re.M)[1]
 
     def text(self):
-        self.log.seek(0)
-        return self.log.read()
+        return Path(self.log.name).read_text()  # by a descriptor of its own: the server's is at the end
 
     def __enter__(self):
         return self

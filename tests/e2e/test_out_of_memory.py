@@ -94,15 +94,14 @@ def one_start(c, n, more=0):
     """Starts with the n-th allocation failing. What became of it, and how many allocations there were until ready."""
     c.clear()
     c.arm(n, n + more)
-    with tempfile.TemporaryFile("a+") as log:
+    with tempfile.NamedTemporaryFile("a") as log:
         p = subprocess.Popen(command(), stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **c.env})
         try:
             end, text = time.monotonic() + 60, ""
             while p.poll() is None and "cpetd: ready" not in text:
                 assert time.monotonic() < end, f"start with allocation {n} failing: hangs ({c.caller(p.pid)}): {text[-300:]}"
                 time.sleep(0.003)
-                log.seek(0)
-                text = log.read()
+                text = Path(log.name).read_text()
             seen = c.seen
             if p.poll() is None:
                 where = text.split("cpetd: listening on http://")[1].split()[0].rsplit(":", 1)
@@ -120,8 +119,7 @@ def one_start(c, n, more=0):
                 code = p.wait(60)
                 assert code == 0, f"allocation {n}, ready: it ended with {code}"
                 return "ready", seen
-            log.seek(0)
-            text = log.read()
+            text = Path(log.name).read_text()
             assert p.returncode in (1, 78), f"start with allocation {n} failing: ended with {p.returncode} ({hex(c.get(4))}): {text[-300:]}"
             said = [x for x in text.splitlines() if x.startswith("cpetd: ") and "listening" not in x]
             assert said, f"start with allocation {n} failing: it said nothing, and ended with {p.returncode}"
