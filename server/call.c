@@ -34,6 +34,7 @@ void call_drop(struct call *c)
     *(c->prev ? &c->prev->next : &sv->calls) = c->next;
     if (c->next)
         c->next->prev = c->prev;
+    call_stage_forget(c);
     if (!c->answered)
         sv->n_active--;
     for (size_t i = 0; c->choice && i < c->n_choices; i++)
@@ -75,42 +76,6 @@ void call_closed(struct server *sv, struct http_req *r)
 }
 
 /* ---- stages, here or on a worker ---- */
-
-static void on_work(uv_work_t *w)
-{
-    struct call *c = w->data;
-    c->stage_rc = c->stage(c, &c->stage_err);
-}
-
-static void after_work(uv_work_t *w, int status)
-{
-    struct call *c = w->data;
-    c->in_work = false;
-    if (!c->r || c->answered) { /* the client has left, or was told that the server stops */
-        call_drop(c);
-        return;
-    }
-    if (status)
-        c->stage_rc = err_set(&c->stage_err, -ESHUTDOWN, "the server is shutting down");
-    c->after(c, c->stage_rc, &c->stage_err);
-}
-
-void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct err *e),
-                void (*after)(struct call *c, int rc, struct err *e))
-{
-    c->stage = stage;
-    c->after = after;
-    memset(&c->stage_err, 0, sizeof c->stage_err);
-    c->work.data = c;
-    if (large) {
-        c->in_work = true;
-        if (!uv_queue_work(c->sv->loop, &c->work, on_work, after_work))
-            return;
-        c->in_work = false;
-    }
-    int rc = stage(c, &c->stage_err);
-    after(c, rc, &c->stage_err);
-}
 
 static void run_stage(struct call *c, int (*stage)(struct call *c, struct err *e),
                       void (*after)(struct call *c, int rc, struct err *e))

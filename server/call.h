@@ -68,6 +68,8 @@ struct call {
     int stage_rc;
     struct err stage_err;
     bool in_work;
+    bool turn_waits; /* for a worker */
+    struct call *turn_next, *turn_prev;
     bool compile; /* the next stage compiles the grammar, so it runs on a worker */
 
     bool streaming; /* the head was sent */
@@ -94,15 +96,20 @@ void call_send(struct call *c);
 int call_open_choices(struct call *c);
 /* A whole answer, 200; counts it. A buffer that failed is out of memory. */
 void call_reply(struct call *c, const struct buf *b);
-/* Runs stage, on a worker where it is large, then after on the loop (not when the client has left meanwhile). */
-void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct err *e),
-                void (*after)(struct call *c, int rc, struct err *e));
 /* The generations go to the engine; the call has its modules. */
 void call_submit(struct call *c);
 /* Stages of encoding: a text or the rendered messages into *out or prompt[0]; all text prompts. */
 int call_encode(struct call *c, const char *text, size_t n, unsigned flags, struct call_prompt *out, struct err *e);
 int call_encode_chat(struct call *c, unsigned flags, struct err *e);
 int call_encode_prompts(struct call *c, struct err *e);
+
+/* call_stages.c */
+/* Runs stage, on a worker where it is large, then after on the loop (not when the client has left meanwhile). The call
+ * may be over when this returns. */
+void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct err *e),
+                void (*after)(struct call *c, int rc, struct err *e));
+/* c waits for no worker any more. */
+void call_stage_forget(struct call *c);
 
 /* call_modules.c */
 /* Whether the task may be used: -EIO, -ESHUTDOWN with the reason. */

@@ -169,7 +169,13 @@ static int compile(const struct grammar_vocab *v, const struct req_grammar *q, s
 int grammars_compile(struct grammars *c, const struct req_grammar *q, const struct hash *key, struct grammar **out,
                      struct err *e)
 {
-    struct entry *x = calloc(1, sizeof *x);
+    pthread_mutex_lock(&c->lock);
+    struct entry *x = look(c, key); /* another request may have compiled it while this one waited for a worker */
+    *out = x ? grammar_ref(x->g) : NULL;
+    pthread_mutex_unlock(&c->lock);
+    if (*out)
+        return 0;
+    x = calloc(1, sizeof *x);
     if (!x)
         return err_set(e, -ENOMEM, "the server is out of memory");
     int rc = compile(c->v, q, &x->g, e);

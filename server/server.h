@@ -24,6 +24,13 @@ struct background;
 struct admin;
 struct registry;
 
+/* call_stages.c: calls that have a worker of libuv's pool, and those that wait for one. */
+#define CALL_TURNS 4
+struct call_turns {
+    struct call *has[CALL_TURNS];
+    struct call *first, *last;
+};
+
 struct server {
     const struct options *o;
     uv_loop_t *loop;
@@ -59,7 +66,8 @@ struct server {
     void (*jobs_over)(void *ctx);
     void *jobs_ctx;
 
-    struct call *calls;    /* all that are not freed */
+    struct call *calls; /* all that are not freed */
+    struct call_turns turns;
     uint32_t n_active;     /* of these, not answered yet */
     uint32_t n_gens;       /* with the engine */
     uint32_t n_waiting;    /* prompts that wait for modules */

@@ -5,6 +5,8 @@ sampled ones. Each text must equal, token for token, the same request sent alone
 comes from the environment, FIRST_ROUND too: a round depends on its own number alone. One case also reads the step trace: that the batch is really shared.
 The same with prompts that begin alike, so that the prefix cache is hit all the time; alone is then a server without it.
 """
+import hashlib
+import http.client
 import json
 import os
 import random
@@ -151,6 +153,35 @@ def batches_are_shared():
     full = [t for t in decode if t["decode_rows"] >= 24 and t["slots"] >= 12]
     assert len(full) >= 0.8 * len(decode), f"{len(full)} of {len(decode)} decode steps"
     print(f"  {len(full)} of {len(decode)} decode steps carry 24 rows and 12 slots or more")
+
+
+@case
+def long_forms_of_one_tenant_hold_up_no_other():
+    """Forms that take long to compile: another tenant's, and an admin call, do not wait behind all of them."""
+    def form(i):
+        names = {f"k{i}_{j}": {"type": "string", "pattern": f"^(a|b)*a(a|b){{11}}x{{{j}}}$"} for j in range(12)}
+        return {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": names, "additionalProperties": False}}}
+
+    keys = Path(WORK.name) / "keys"
+    keys.write_text("".join(f"{t}:{hashlib.blake2b(f'{t}-key'.encode(), digest_size=32).hexdigest()}\n" for t in ("many", "one")))
+    done = []
+
+    def ask(s, tenant, **body):
+        status, a, _ = s.post("/v1/completions", {"model": "base", "prompt": "a", "max_tokens": 1, **body}, {"Authorization": f"Bearer {tenant}-key"})
+        assert status == 200, a
+        done.append(tenant)
+
+    def one(s):
+        time.sleep(0.5)
+        ask(s, "one", structured_outputs={"choice": ["a", "b"]})
+        c = http.client.HTTPConnection(*s.admin.split("//")[1].rsplit(":", 1), timeout=120)
+        c.request("PUT", "/admin/v1/tasks/t", json.dumps({"modules": []}))
+        assert c.getresponse().status == 201
+        done.append("admin")
+
+    with Server("--name", "base", "--api-keys", keys) as s:
+        together([lambda i=i: ask(s, "many", response_format=form(i)) for i in range(16)] + [lambda: one(s)])
+        assert done.index("one") < 8 and done.index("admin") < 12, done
 
 
 main()
