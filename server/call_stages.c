@@ -5,6 +5,9 @@
  * admin calls. Who waits gets the next turn when its tenant has the fewest; among those, who came first. So a tenant
  * that sends forms which take seconds to compile waits for its own, and nobody else does.
  *
+ * A large body's next stage goes before all others of its tenant: parsed requests do not pile up, whose memory no limit
+ * counts until they are admitted.
+ *
  * A call that waits for a turn is in the list and nowhere else: it may be dropped at any time (call_stage_forget). One
  * that has a turn is kept by in_work until its worker is through.
  */
@@ -23,6 +26,17 @@ static void unlink_waiting(struct call *c)
     *(c->turn_next ? &c->turn_next->turn_prev : &t->last) = c->turn_prev;
     c->turn_next = c->turn_prev = NULL;
     c->turn_waits = false;
+}
+
+/* first: before those that came earlier. */
+static void wait_turn(struct call_turns *t, struct call *c, bool first)
+{
+    struct call *next = first ? t->first : NULL, *prev = first ? NULL : t->last;
+    c->turn_waits = true;
+    c->turn_next = next;
+    c->turn_prev = prev;
+    *(prev ? &prev->turn_next : &t->first) = c;
+    *(next ? &next->turn_prev : &t->last) = c;
 }
 
 void call_stage_forget(struct call *c)
@@ -117,10 +131,6 @@ void call_stage(struct call *c, bool large, int (*stage)(struct call *c, struct 
         after(c, rc, &c->stage_err);
         return;
     }
-    c->turn_waits = true;
-    c->turn_next = NULL;
-    c->turn_prev = t->last;
-    *(t->last ? &t->last->turn_next : &t->first) = c;
-    t->last = c;
+    wait_turn(t, c, c->req && c->n_body > CALL_INLINE_BYTES);
     next_turns(c->sv);
 }
