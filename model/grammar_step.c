@@ -199,6 +199,8 @@ static enum decoded hex_step(uint32_t *pend, unsigned char b, uint32_t *cp)
         bits = bits << 4 | (uint32_t)d;
         if (mode == M_HEX + 1 && bits >= 0xDC && bits < 0xE0)
             return D_BAD; /* the second half of a surrogate pair */
+        if (mode == M_HEX + 2 && bits >= 2 && bits <= 6)
+            return D_BAD; /* printable ASCII, whatever follows */
         if (mode < M_HEX + 3) {
             *pend = PEND(mode + 1, bits);
             return D_PART;

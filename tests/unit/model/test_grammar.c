@@ -99,11 +99,11 @@ static void test_types(void **state)
 static void test_strings(void **state)
 {
     (void)state;
-    schema("{\"type\":\"string\"}",
-           "+\"\"\n+\"\xc3\xa9\"\n+\"\\u00e9\\n\\\"\\\\\\u0001\\u007f\"\n-\"\\/"
-           "\"\n-\"\\u0041\"\n-\"\\u0022\"\n+\"\\ud83d\\ude00\"\n+\"\xf0\x9f\x98\x80\"\n"
-           "-\"\\ud83d\"\n-\"\\ude00\"\n-\"\\udc00\"\n-\"\\u0000\"\n-\"\xc3\"\n-\"\xed\xa0\x80\"\n-\"\xc0\x80\"\n-"
-           "\"a\tb\"\n-a");
+    schema("{\"type\":\"string\"}", "+\"\"\n+\"\xc3\xa9\"\n+\"\\u00e9\\n\\\"\\\\\\u0001\\u007f\"\n-\"\\/"
+                                    "\"\n-\"\\u0041\"\n-\"\\u0022\"\n+\"\\ud83d\\ude00\"\n+\"\xf0\x9f\x98\x80\"\n"
+                                    "-\"\\ud83d\"\n-\"\\ude00\"\n-\"\\udc00\"\n-\"\\u002\"\n-\"\\u0000\"\n-\"\xc3\"\n-"
+                                    "\"\xed\xa0\x80\"\n-\"\xc0\x80\"\n-"
+                                    "\"a\tb\"\n-a");
     schema("{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}",
            "+\"ab\"\n+\"abc\"\n+\"\xc3\xa9\xf0\x9f\x98\x80\"\n+\"\\u00e9\\ud83d\\ude00\"\n-\"a\"\n-\"abcd\"\n-\"\"");
     schema("{\"type\":\"string\",\"pattern\":\"^a+$\"}",
