@@ -709,8 +709,9 @@ static int k_unevaluated(struct work *w, bool properties)
         "allOf",    "anyOf",           "oneOf", "not", "if", "$ref", "$dynamicRef", "dependentSchemas",
         "contains", "unevaluatedItems"};
     const char *same = properties ? "additionalProperties" : "items";
-    if (json_is_true(w->v) || json_object_get(w->j, same))
-        return 0;
+    json_t *beside_it = json_object_get(w->j, same);
+    if (json_is_true(w->v) || (beside_it && !json_is_array(beside_it)))
+        return 0; /* nothing is left unevaluated */
     for (size_t i = 0; i < sizeof beside / sizeof *beside - (properties ? 2 : 1); i++)
         if (json_object_get(w->j, beside[i]))
             return refuse(w, properties ? T_OBJ : T_ARR, "beside other applicators is not supported");

@@ -211,6 +211,7 @@ static void test_objects(void **state)
     schema("{\"type\":\"object\",\"properties\":{\"a\":false,\"b\":{}}}", "+{\"b\":1}\n+{\"c\":1}\n-{\"a\":1}");
     schema("{\"type\":\"object\",\"required\":[\"z\"]}", "+{\"z\":1}\n+{\"z\":1,\"y\":2}\n-{}\n-{\"y\":2}");
     refused(GRAMMAR_JSON_SCHEMA, "{\"type\":\"object\",\"required\":[\"a\"],\"properties\":{\"a\":false}}", "no value");
+    refused(GRAMMAR_JSON_SCHEMA, "{\"type\":\"array\",\"items\":[{}],\"unevaluatedItems\":false}", "unevaluatedItems");
     refused(GRAMMAR_JSON_SCHEMA, "{\"unevaluatedProperties\":false,\"allOf\":[{}],\"type\":\"object\"}",
             "unevaluatedProperties");
 }
