@@ -120,10 +120,10 @@ static int try_value(struct expansion *w, json_t *v)
     bool yes = true;
     json_t *old;
     size_t i;
-    json_array_foreach(w->tried, i, old) if (gvalue_equal(old, v)) return 0;
+    json_array_foreach(w->tried, i, old) if (gvalue_equal(w->c, old, v)) return g_steps(w->c, 0);
     if (json_array_append(w->tried, v))
         return err_set(w->c->e, -ENOMEM, "out of memory");
-    int r = g_steps(w->c, 1 + json_array_size(w->tried));
+    int r = g_steps(w->c, 1);
     for (uint32_t k = 0; k < w->x->n_lit && yes && !r; k++)
         r = gvalid(w->c, w->x->lit[k], v, &yes);
     if (r || !yes)

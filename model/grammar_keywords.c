@@ -300,7 +300,7 @@ static bool listed(const json_t *names, const char *name)
 }
 
 /* Do two schemas of one property, const or enum, have no value in common? */
-static bool apart(const json_t *a, const json_t *b)
+static bool apart(struct gctx *c, const json_t *a, const json_t *b)
 {
     const json_t *x = json_object_get(a, "const"), *y = json_object_get(b, "const"), *v;
     const json_t *xs = json_object_get(a, "enum"), *ys = json_object_get(b, "enum");
@@ -311,7 +311,7 @@ static bool apart(const json_t *a, const json_t *b)
     for (i = 0; i < (x ? 1 : json_array_size(xs)); i++)
         for (k = 0; k < (y ? 1 : json_array_size(ys)); k++) {
             v = y ? y : json_array_get(ys, k);
-            if (gvalue_equal(x ? x : json_array_get(xs, i), v))
+            if (gvalue_equal(c, x ? x : json_array_get(xs, i), v))
                 return false;
         }
     return true;
@@ -333,7 +333,7 @@ static int tell_apart(struct work *w, uint32_t a, uint32_t b, bool *yes)
     {
         json_t *other = json_object_get(json_object_get(y, "properties"), key);
         bool refs = json_object_get(one, "$ref") || json_object_get(other, "$ref");
-        if (other && !refs && apart(one, other) && listed(json_object_get(x, "required"), key) &&
+        if (other && !refs && apart(w->c, one, other) && listed(json_object_get(x, "required"), key) &&
             listed(json_object_get(y, "required"), key))
             *yes = true;
     }

@@ -332,6 +332,9 @@ int gnode_ref(struct gctx *c, uint32_t node, const char *keyword, uint32_t *id)
 int g_pattern(struct gctx *c, const char *text, const char *path, struct gdfa **out)
 {
     struct gschema *s = c->schema;
+    int r = g_steps(c, s->n_patterns / 4 + 1);
+    if (r)
+        return r;
     for (size_t i = 0; i < s->n_patterns; i++)
         if (!strcmp(s->pattern[i].text, text)) {
             *out = s->pattern[i].dfa;
@@ -349,7 +352,7 @@ int g_pattern(struct gctx *c, const char *text, const char *path, struct gdfa **
     }
     const char *where = c->where;
     c->where = path;
-    int r = gdfa_regex(c, text, strlen(text), true, out);
+    r = gdfa_regex(c, text, strlen(text), true, out);
     c->where = where;
     if (!r)
         s->pattern[s->n_patterns++] = (struct gpattern){text, *out};

@@ -158,8 +158,8 @@ int gunique_items(struct gctx *c, struct grammar *g, struct garray *a);
 int gvalid(struct gctx *c, uint32_t lit, const json_t *v, bool *yes);
 size_t g_characters(const char *s, size_t n);
 
-/* json values that mean the same: 1 and 1.0 too. */
-bool gvalue_equal(const json_t *a, const json_t *b);
+/* json values that mean the same: 1 and 1.0 too. Counts steps; whoever compares many asks g_steps. */
+bool gvalue_equal(struct gctx *c, const json_t *a, const json_t *b);
 unsigned gvalue_type(const json_t *v);
 
 #define G_EXPR_ANY 0   /* every value */

@@ -58,17 +58,17 @@ static int literal(struct gctx *c, struct grammar *g, struct gexpr *x, enum gkin
     return gshape_add(c, g, x, &(struct gshape){.kind = kind});
 }
 
-static bool excluded(const struct gconj *k, const json_t *v)
+static bool excluded(struct gctx *c, const struct gconj *k, const json_t *v)
 {
     for (const struct gitems *a = k->atoms; a; a = a->next) {
         json_t *one;
         size_t i;
         if (a->a.kind != I_ENUM)
             continue;
-        if (a->a.single && gvalue_equal(a->a.value, v))
+        if (a->a.single && gvalue_equal(c, a->a.value, v))
             return true;
         if (!a->a.single)
-            json_array_foreach(a->a.value, i, one) if (gvalue_equal(one, v)) return true;
+            json_array_foreach(a->a.value, i, one) if (gvalue_equal(c, one, v)) return true;
     }
     return false;
 }
@@ -537,11 +537,11 @@ int gshape_branch(struct gctx *c, struct grammar *g, struct gexpr *x, const stru
 {
     int r = 0;
     json_t *null = json_null(), *yes = json_true(), *no = json_false();
-    if ((k->mask & T_NULL) && !excluded(k, null))
+    if ((k->mask & T_NULL) && !excluded(c, k, null))
         r = literal(c, g, x, G_NULL);
-    if (!r && (k->mask & T_BOOL) && !excluded(k, no))
+    if (!r && (k->mask & T_BOOL) && !excluded(c, k, no))
         r = literal(c, g, x, G_FALSE);
-    if (!r && (k->mask & T_BOOL) && !excluded(k, yes))
+    if (!r && (k->mask & T_BOOL) && !excluded(c, k, yes))
         r = literal(c, g, x, G_TRUE);
     if (!r && (k->mask & T_NUM))
         r = numbers(c, g, x, k);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define VALID_DEPTH 200
+#define DECIMAL_STEPS 64 /* what making two decimals costs */
 
 struct work {
     struct gctx *c;
@@ -18,27 +19,34 @@ struct work {
 
 static int holds(struct work *w, uint32_t node, const json_t *v, bool *yes);
 
-static bool number_equal(const json_t *a, const json_t *b)
+/* Equal decimals are one double; of two reals, and of two integers, those alone. */
+static bool number_equal(struct gctx *c, const json_t *a, const json_t *b)
 {
     struct gdec x, y;
+    if (json_is_integer(a) && json_is_integer(b))
+        return json_integer_value(a) == json_integer_value(b);
+    if (json_typeof(a) == json_typeof(b) || json_number_value(a) != json_number_value(b))
+        return json_number_value(a) == json_number_value(b);
+    c->steps += DECIMAL_STEPS;
     if (gdec_of(a, &x) && gdec_of(b, &y))
         return !gdec_cmp(&x, &y);
     return json_number_value(a) == json_number_value(b);
 }
 
-bool gvalue_equal(const json_t *a, const json_t *b)
+bool gvalue_equal(struct gctx *c, const json_t *a, const json_t *b)
 {
     const char *key;
     json_t *v;
     size_t i;
+    c->steps++;
     if (json_is_number(a) && json_is_number(b))
-        return number_equal(a, b);
+        return number_equal(c, a, b);
     if (json_typeof(a) != json_typeof(b))
         return false;
     if (json_is_array(a)) {
         if (json_array_size(a) != json_array_size(b))
             return false;
-        json_array_foreach(a, i, v) if (!gvalue_equal(v, json_array_get(b, i))) return false;
+        json_array_foreach(a, i, v) if (!gvalue_equal(c, v, json_array_get(b, i))) return false;
         return true;
     }
     if (json_is_object(a)) {
@@ -47,11 +55,13 @@ bool gvalue_equal(const json_t *a, const json_t *b)
         json_object_foreach((json_t *)(uintptr_t)a, key, v)
         {
             const json_t *o = json_object_get(b, key);
-            if (!o || !gvalue_equal(v, o))
+            if (!o || !gvalue_equal(c, v, o))
                 return false;
         }
         return true;
     }
+    if (json_is_string(a))
+        c->steps += json_string_length(a) / 64;
     return json_equal(a, b);
 }
 
@@ -78,21 +88,24 @@ unsigned gvalue_type(const json_t *v)
 
 /* ---- atoms ---- */
 
-static int enum_holds(const struct gatom *a, const json_t *v, bool *yes)
+static int enum_holds(struct work *w, const struct gatom *a, const json_t *v, bool *yes)
 {
     json_t *one;
     size_t i;
-    bool in = a->single && gvalue_equal(a->value, v);
+    bool in = a->single && gvalue_equal(w->c, a->value, v);
     if (!a->single)
-        json_array_foreach(a->value, i, one) in |= gvalue_equal(one, v);
+        json_array_foreach(a->value, i, one) in |= gvalue_equal(w->c, one, v);
     *yes = in != a->negated;
-    return 0;
+    return g_steps(w->c, 0);
 }
 
 static int number_holds(struct work *w, const struct gatom *a, const json_t *v, bool *yes)
 {
     struct gdec x, y;
     double d = json_number_value(v);
+    int r = g_steps(w->c, DECIMAL_STEPS);
+    if (r)
+        return r;
     if (a->kind == I_RANGE) {
         *yes = a->n == 1 || (gvalue_type(v) == T_INT && d >= -ldexp(1, (int)a->n - 1) && d < ldexp(1, (int)a->n - 1));
         return 0;
@@ -198,7 +211,7 @@ static int array_holds(struct work *w, const struct gatom *a, const json_t *v, b
     case I_UNIQUE:
         for (i = 0; i < n && !r; i++)
             for (j = 0; j < i && *yes && !r; j++) {
-                *yes = !gvalue_equal(json_array_get(v, i), json_array_get(v, j));
+                *yes = !gvalue_equal(w->c, json_array_get(v, i), json_array_get(v, j));
                 r = g_steps(w->c, 1);
             }
         return r;
@@ -286,7 +299,7 @@ static int atom_holds(struct work *w, const struct gatom *a, const json_t *v, bo
     case I_LIT:
         return literal_holds(w, (uint32_t)a->n, v, yes);
     case I_ENUM:
-        return enum_holds(a, v, yes);
+        return enum_holds(w, a, v, yes);
     case I_REFUSED:
         return type & a->n ? err_set(w->c->e, -EINVAL, "%s", a->name) : 0;
     case I_MIN:

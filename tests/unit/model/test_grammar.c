@@ -542,6 +542,24 @@ static void test_limits(void **state)
         n += utf8_put(cp, many + n);
     memcpy(many + n, "\"}", 3);
     limited(many, (struct grammar_limits){0}, "steps");
+    /* comparing values counts: of arrays within each other, and of numbers in every way to write them */
+    static char same[1 << 17];
+    n = (size_t)sprintf(same, "{\"enum\":[[0");
+    for (int i = 1; i < 3000; i++)
+        n += (size_t)sprintf(same + n, ",%d.%d", i, 1 + i % 9);
+    n += (size_t)sprintf(same + n, "]],\"allOf\":[true");
+    for (int i = 0; i < 300; i++)
+        n += (size_t)sprintf(same + n, ",{\"uniqueItems\":true,\"title\":\"%d\"}", i);
+    sprintf(same + n, "]}");
+    limited(same, (struct grammar_limits){0}, "steps");
+    n = (size_t)sprintf(same, "{\"$defs\":{\"e\":{\"enum\":[0");
+    for (int i = 1; i < 2000; i++)
+        n += (size_t)sprintf(same + n, ",[[1,2,3,4,5,6,7,8],%d]", i);
+    n += (size_t)sprintf(same + n, "]}},\"anyOf\":[false");
+    for (int i = 0; i < 1500; i++)
+        n += (size_t)sprintf(same + n, ",{\"$ref\":\"#/$defs/e\",\"title\":\"%d\"}", i);
+    sprintf(same + n, "]}");
+    limited(same, (struct grammar_limits){0}, "steps");
     struct err e = {0};
     struct grammar_vocab *v = NULL;
     assert_int_equal(grammar_vocab_create(lib.t, &lib.eos, 0, lib.vocab, &v, &e), -EINVAL);
