@@ -68,6 +68,12 @@ static bool shape_alive(const struct grammar *g, const struct gshape *s)
     return s->kind != G_OBJECT || object_alive(g, &s->u.obj);
 }
 
+/* Steps of shape_alive, some of a member each. */
+static uint64_t looked_at(const struct gshape *s)
+{
+    return s->kind == G_ARRAY ? s->u.arr.n_prefix / 4 : s->kind == G_OBJECT ? s->u.obj.n_props / 4 : 0;
+}
+
 static int heights(struct gctx *c, struct grammar *g)
 {
     bool change = true;
@@ -78,11 +84,14 @@ static int heights(struct gctx *c, struct grammar *g)
             int r = g_steps(c, 1 + x->n_shapes);
             if (r)
                 return r;
-            for (uint32_t k = 0; k < x->n_shapes && x->height == G_INF; k++)
+            for (uint32_t k = 0; k < x->n_shapes && x->height == G_INF; k++) {
+                if ((r = g_steps(c, looked_at(g->shape[x->shape[k]]))))
+                    return r;
                 if (shape_alive(g, g->shape[x->shape[k]])) {
                     x->height = round;
                     change = true;
                 }
+            }
         }
     }
     return 0;
@@ -235,6 +244,7 @@ static bool object_counts(const struct gobject *o)
     return can >= o->min;
 }
 
+#define ITEMS_MAX 1024u /* before item; each step in an array looks at those that are to come */
 #define MERGED_STATES 4000
 #define MERGED_LENGTH 256
 
@@ -307,6 +317,9 @@ int g_finalise(struct gctx *c, struct grammar *g)
         return err_set(c->e, -EINVAL, "#: no value satisfies the schema");
     for (uint32_t i = 0; i < g->n_shapes; i++) {
         struct gshape *s = g->shape[i];
+        if (s->kind == G_ARRAY && s->u.arr.n_prefix > ITEMS_MAX)
+            return err_set(c->e, -E2BIG, "#: an array of more than %u items that each have their own schema",
+                           ITEMS_MAX);
         s->empty = !shape_alive(g, s);
         if (s->empty || s->kind != G_OBJECT)
             continue;

@@ -560,6 +560,11 @@ static void test_limits(void **state)
         n += (size_t)sprintf(same + n, ",{\"$ref\":\"#/$defs/e\",\"title\":\"%d\"}", i);
     sprintf(same + n, "]}");
     limited(same, (struct grammar_limits){0}, "steps");
+    n = (size_t)sprintf(same, "{\"prefixItems\":[true");
+    for (int i = 0; i < 1024; i++)
+        n += (size_t)sprintf(same + n, ",true");
+    sprintf(same + n, "]}");
+    limited(same, (struct grammar_limits){0}, "more than 1024 items");
     struct err e = {0};
     struct grammar_vocab *v = NULL;
     assert_int_equal(grammar_vocab_create(lib.t, &lib.eos, 0, lib.vocab, &v, &e), -EINVAL);
