@@ -46,6 +46,7 @@ void call_drop(struct call *c)
     for (size_t i = 0; c->prompt && i < c->n_prompts; i++)
         buf_free(&c->prompt[i].scores);
     grammar_unref(c->grammar);
+    sv->grammar_bytes -= c->grammar_bytes;
     task_unref(c->task);
     free(c->body_copy);
     buf_free(&c->out);
@@ -354,6 +355,21 @@ static int check_room(struct server *sv, struct call *c, struct err *e)
     return 0;
 }
 
+/* Grammars that live requests hold, beside those in the cache: small ones are bounded by the queue. */
+#define GRAMMAR_SMALL ((size_t)1 << 20)
+#define GRAMMARS_HELD ((size_t)1 << 30)
+
+static int hold_grammar(struct call *c, struct err *e)
+{
+    size_t n = c->grammar ? grammar_bytes(c->grammar) : 0;
+    if (n <= GRAMMAR_SMALL)
+        return 0;
+    if (c->sv->grammar_bytes + n > GRAMMARS_HELD)
+        return err_set(e, -EAGAIN, "the forms of the answers at work take too much memory; try again later");
+    c->sv->grammar_bytes += c->grammar_bytes = n;
+    return 0;
+}
+
 static int make_gens(struct call *c, struct err *e)
 {
     const struct kern_bias *bias = copy_bias(c);
@@ -394,6 +410,8 @@ static void after_encode(struct call *c, int rc, struct err *e)
     }
     if (!rc)
         rc = check_room(c->sv, c, e);
+    if (!rc)
+        rc = hold_grammar(c, e);
     if (rc == -EAGAIN)
         c->sv->metrics.rejected_busy++;
     if (!rc)

@@ -67,6 +67,7 @@ struct call {
     void (*after)(struct call *c, int rc, struct err *e);
     int stage_rc;
     struct err stage_err;
+    size_t grammar_bytes; /* counted in the server's */
     bool in_work;
     bool turn_waits; /* for a worker */
     struct call *turn_next, *turn_prev;

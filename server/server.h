@@ -74,6 +74,7 @@ struct server {
     uv_timer_t wait_look;  /* while there are such */
     uint32_t *tenant_gens; /* [n_tenant_gens], of each tenant */
     uint32_t n_tenant_gens;
+    size_t grammar_bytes; /* large grammars that calls hold, once a call */
     struct metrics metrics;
     struct reqlog *requests; /* NULL: none */
 };

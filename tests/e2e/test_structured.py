@@ -236,5 +236,27 @@ def test_health_while_compiling():
     assert slow[0] < 0.25, "health took %.3f s" % slow[0]
 
 
+def test_forms_in_memory():
+    """Large forms of live requests are bounded in memory, each request's counting; small ones pass."""
+    large = {"type": "object", "required": ["k0"],
+             "properties": {"k%d" % i: {"type": "string", "minLength": 1900 - i, "pattern": "^[a-z%d]{1,%d}$" % (i % 10, 2000 + i)} for i in range(2)}}
+    out, s = [], server()
+
+    def ask(form, n):
+        out.append(s.post("/v1/completions", {"model": "base", "prompt": "a", "max_tokens": n, "structured_outputs": form})[0])
+
+    ask({"json": large}, 1)
+    assert out == [200], out
+    threads = [threading.Thread(target=ask, args=({"json": large}, 60)) for _ in range(80)]
+    threads += [threading.Thread(target=ask, args=({"choice": ["yes", "no"]}, 2)) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert set(out) == {200, 429} and out.count(200) > 8 + 20, out
+    ask({"json": large}, 1)
+    assert out[-1] == 200
+
+
 run([test_schema, test_json_object, test_regex_and_choice, test_streams, test_with_other_fields, test_errors, test_isolation, test_preemption,
-     test_health_while_compiling], "structured")
+     test_health_while_compiling, test_forms_in_memory], "structured")
