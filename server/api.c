@@ -342,6 +342,23 @@ static void on_public_close(void *ctx, struct http_req *r)
     call_closed(sv, r);
 }
 
+/* Without a key only programs on this machine reach the admin listener; a web page in a browser on it would too. Its
+ * requests carry Origin, or a Host that is not a loopback address (a name that was made to point here). */
+static bool from_a_page(const struct server *sv, const struct http_req *r)
+{
+    const char *host = http_header(r, "Host");
+    char with_port[300];
+    if (sv->has_admin_key)
+        return false;
+    if (http_header(r, "Origin") || http_header(r, "Sec-Fetch-Site"))
+        return true;
+    if (!host || !strncmp(sv->o->admin_listen, "unix:", 5))
+        return false;
+    const char *colon = strrchr(host, ':');
+    snprintf(with_port, sizeof with_port, "%s%s", host, colon && !strchr(colon, ']') ? "" : ":0");
+    return !options_is_loopback(with_port);
+}
+
 static void on_admin(void *ctx, struct http_req *r)
 {
     struct server *sv = ctx;
@@ -363,6 +380,10 @@ static void on_admin(void *ctx, struct http_req *r)
             (route == R_METRICS ? get_metrics : get_version)(sv, r);
     } else if (route != R_ADMIN && strncmp(http_path(r), ADMIN_PREFIX, sizeof ADMIN_PREFIX - 1)) {
         check_route(r, R_NONE, post);
+    } else if (from_a_page(sv, r)) {
+        struct err e;
+        err_set(&e, -EPERM, "without --admin-key, requests of web pages are refused");
+        api_error(r, 403, &e, NULL);
     } else if (check_ready(sv, r) && !admin_route(sv, r)) {
         check_route(r, R_NONE, post);
     }

@@ -65,6 +65,11 @@ def test_small_gets():
     assert s.get("/admin/v1/tasks")[0] == 404
     assert json.loads(s.get("/admin/v1/tasks", admin=True)[2])["data"][0]["id"] == "base"
     assert json.loads(s.get("/admin/v1/modules", admin=True)[2])["data"] == []
+    # without a key a web page on this machine could ask too
+    for h in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "evil.example:80"}, {"Host": "evil.example"}):
+        assert s.get("/admin/v1/tasks", admin=True, headers=h)[0] == 403, h
+    for host in ("localhost", "localhost:9000", "[::1]", "[::1]:80", "127.0.0.1"):
+        assert s.get("/admin/v1/tasks", admin=True, headers={"Host": host})[0] == 200, host
     status, h, _ = s.get(COMP)
     assert status == 405 and h["Allow"] == "POST"
 
