@@ -139,30 +139,6 @@ static int share_values(const struct pet_target *t, uint32_t base, uint32_t head
     return 0;
 }
 
-/* The scales as the norm's gain can hold them: gain / scale is stored in the gain's own type, and the scale becomes
- * what was really divided by. So the weights, which are multiplied by it, and the site map undo the rounding exactly.
- */
-static int round_to_gain(const struct st_file *f, uint32_t l, const char *norm, float *s, uint32_t k, struct err *e)
-{
-    char name[96];
-    snprintf(name, sizeof name, "model.layers.%u.%s.weight", l, norm);
-    const struct st_tensor *t = st_find(f, name);
-    if (!t || t->ndim != 1 || t->shape[0] != k || !dtype_is_float(t->type))
-        return err_set(e, -EINVAL, "tensor %s: missing, or not a float tensor of shape [%u]", name, k);
-    for (uint32_t j = 0; j < k; j++) {
-        float g, q;
-        double stored; /* room for one element of any type */
-        dtype_to_f32(t->type, t->data + j * dtype_size(t->type), 1, &g);
-        q = g / s[j];
-        dtype_of_f32(t->type, &q, 1, &stored);
-        dtype_to_f32(t->type, &stored, 1, &q);
-        float exact = g / q;
-        if (isfinite(exact) && fabsf(exact - s[j]) <= 0.01f * s[j]) /* not a zero, nor a denormal */
-            s[j] = exact;
-    }
-    return 0;
-}
-
 static float *copy(const float *s, uint32_t n)
 {
     float *v = malloc(n * sizeof *v);
@@ -184,10 +160,6 @@ static int layer_scales(const struct collector *c, const struct st_file *f, uint
         r = group_scales(c, f, b + SITE_DOWN, b + SITE_DOWN, alpha, &o[b + SITE_DOWN].in, e);
     if (!r)
         r = share_values(c->t, b, head_dim, o, e);
-    if (!r)
-        r = round_to_gain(f, l, "input_layernorm", o[b + SITE_Q].in, s[b].k, e);
-    if (!r)
-        r = round_to_gain(f, l, "post_attention_layernorm", o[b + SITE_GATE].in, s[b + SITE_GATE].k, e);
     if (r)
         return r;
     o[b + SITE_K].in = copy(o[b + SITE_Q].in, s[b].k);
