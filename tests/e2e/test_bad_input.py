@@ -132,7 +132,7 @@ def framing(t):
         t.raw("a query of 7,000 members", where, b"GET /health?" + b"a&" * 3500 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", {400})
         post = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
         if where == t.admin:
-            post = b"PUT /admin/v1/tasks/t HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+            post = b"PUT /admin/v1/tasks/t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
         t.raw("3 MB in chunks of a byte", where, [chunked] + [b"1\r\n \r\n" * 8192] * 384 + [b"0\r\n\r\n"], {400, 413, 0})
         t.raw("64 MB in chunks of a byte", where, [chunked] + [b"1\r\n \r\n" * 8192] * (8192 if LONG else 1400) + [b"0\r\n\r\n"], {413, 400, 0})
