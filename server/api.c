@@ -12,11 +12,6 @@
 #include "server/exposition.h"
 #include "server/server.h"
 
-static void send_json(struct http_req *r, const struct buf *b)
-{
-    http_reply(r, 200, "application/json", b->data, b->len, NULL, 0);
-}
-
 void api_error(struct http_req *r, int status, const struct err *e, const char *code)
 {
     struct buf b = {0};
@@ -24,6 +19,18 @@ void api_error(struct http_req *r, int status, const struct err *e, const char *
     struct http_hdr h = {"WWW-Authenticate", "Bearer"};
     http_reply(r, status, "application/json", b.failed ? "{}" : b.data, b.failed ? 2 : b.len, &h, status == 401);
     buf_free(&b);
+}
+
+void api_json(struct http_req *r, struct buf *b)
+{
+    struct err e;
+    if (b->failed) {
+        err_set(&e, -ENOMEM, "the server is out of memory");
+        api_error(r, 503, &e, NULL);
+    } else {
+        http_reply(r, 200, "application/json", b->data, b->len, NULL, 0);
+    }
+    buf_free(b);
 }
 
 /* ---- GET ---- */
@@ -101,14 +108,9 @@ static void get_models(struct server *sv, struct http_req *r, uint32_t tenant)
     }
     if (m && root)
         resp_models(&b, m, k);
-    if (m && root && !b.failed) {
-        send_json(r, &b);
-    } else {
-        struct err e;
-        err_set(&e, -ENOMEM, "the server is out of memory");
-        api_error(r, 503, &e, NULL);
-    }
-    buf_free(&b);
+    else
+        b.failed = true;
+    api_json(r, &b);
     free(root);
     free(m);
 }
@@ -126,13 +128,7 @@ static void get_model(struct server *sv, struct http_req *r, uint32_t tenant, co
     struct resp_model m = describe(sv, v, root);
     struct buf b = {0};
     resp_model(&b, &m);
-    if (!b.failed) {
-        send_json(r, &b);
-    } else {
-        err_set(&e, -ENOMEM, "the server is out of memory");
-        api_error(r, 503, &e, NULL);
-    }
-    buf_free(&b);
+    api_json(r, &b);
     task_unref(v);
 }
 

@@ -23,18 +23,6 @@ static void put_tenant(const struct server *sv, struct buf *b, uint32_t tenant)
         put_str(b, "tenant", keys_tenant_name(sv->keys, tenant));
 }
 
-static void answer(struct http_req *r, struct buf *b)
-{
-    if (b->failed) {
-        struct err e;
-        err_set(&e, -ENOMEM, "the server is out of memory");
-        api_error(r, 503, &e, NULL);
-    } else {
-        http_reply(r, 200, "application/json", b->data, b->len, NULL, 0);
-    }
-    buf_free(b);
-}
-
 /* ---- entries ---- */
 
 void admin_show_module(const struct server *sv, struct buf *b, const struct module_name *n)
@@ -147,7 +135,7 @@ static void list_modules(struct server *sv, struct http_req *r)
         admin_show_module(sv, &b, table_at(&sv->modules->name, i));
     }
     buf_puts(&b, "]}");
-    answer(r, &b);
+    api_json(r, &b);
 }
 
 static void get_module(struct server *sv, struct http_req *r, const char *name)
@@ -164,7 +152,7 @@ static void get_module(struct server *sv, struct http_req *r, const char *name)
     buf_puts(&b, "{\"data\": [");
     admin_show_module(sv, &b, n);
     buf_puts(&b, "]}");
-    answer(r, &b);
+    api_json(r, &b);
 }
 
 static void list_tasks(struct server *sv, struct http_req *r)
@@ -177,7 +165,7 @@ static void list_tasks(struct server *sv, struct http_req *r)
         admin_show_task(sv, &b, v, NULL, 0);
     }
     buf_puts(&b, "]}");
-    answer(r, &b);
+    api_json(r, &b);
 }
 
 /* ---- routes ---- */

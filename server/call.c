@@ -20,10 +20,11 @@
 
 /* ---- life ---- */
 
-static void count_tenant(struct server *sv, uint32_t tenant, int by)
+void call_count_gens(struct call *c, int by)
 {
-    if (tenant < sv->n_tenant_gens)
-        sv->tenant_gens[tenant] += (uint32_t)by;
+    struct server *sv = c->sv;
+    if (c->tenant < sv->n_tenant_gens)
+        sv->tenant_gens[c->tenant] += (uint32_t)by;
 }
 
 void call_drop(struct call *c)
@@ -393,7 +394,7 @@ void call_submit(struct call *c)
         }
         c->n_with_engine++;
         sv->n_gens++;
-        count_tenant(sv, c->tenant, 1);
+        call_count_gens(c, 1);
         engine_submit(sv->en, c->gen[i]);
     }
     if (!c->n_with_engine) {

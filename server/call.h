@@ -85,6 +85,8 @@ struct call {
 /* Answers with an error (before a stream began by HTTP status, later inside it), and cancels what runs. */
 void call_fail(struct call *c, int status, const struct err *e, const char *code);
 void call_cancel(struct call *c);
+/* More, or fewer, generations of the call's tenant. */
+void call_count_gens(struct call *c, int by);
 /* Tokens so far. */
 void call_usage(const struct call *c, struct resp_usage *u);
 /* The end of a request: notes how, and counts it in its task's series. */

@@ -403,8 +403,7 @@ static void gen_over(struct call *c, struct gen *g, size_t at)
     if (!--c->n_with_engine)
         call_let_go(c);
     sv->n_gens--;
-    if (c->tenant < sv->n_tenant_gens)
-        sv->tenant_gens[c->tenant]--;
+    call_count_gens(c, -1);
     if (g->code && g->code != -ECANCELED) {
         hide_failure(c, g);
         call_fail(c, resp_status(g->code), &g->err, NULL);

@@ -43,8 +43,9 @@ static void count(struct call *c, int by)
 {
     struct server *sv = c->sv;
     c->waiting = by > 0;
-    sv->n_waiting += (uint32_t)((int)c->n_prompts * by);
-    sv->tenant_gens[c->tenant] += (uint32_t)((int)c->n_prompts * by);
+    by *= (int)c->n_prompts;
+    sv->n_waiting += (uint32_t)by;
+    call_count_gens(c, by);
 }
 
 static void go(struct call *c)

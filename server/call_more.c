@@ -217,12 +217,5 @@ void get_tokenizer_info(struct server *sv, struct http_req *r)
     if (!t.chat_template.ptr)
         t.chat_template.len = 0;
     resp_tokenizer(&b, &t);
-    if (b.failed) {
-        struct err e;
-        err_set(&e, -ENOMEM, "the server is out of memory");
-        api_error(r, 503, &e, NULL);
-    } else {
-        http_reply(r, 200, "application/json", b.data, b.len, NULL, 0);
-    }
-    buf_free(&b);
+    api_json(r, &b);
 }

@@ -239,8 +239,8 @@ static void unblock(struct resident *r)
     r->again = true;
 }
 
-/* The outcome of a request of the queue. */
-static void tell(struct resident *r, struct resident_want *w, int rc, const struct err *e)
+/* w waits no more; its state is the caller's to change. */
+static void leave_queue(struct resident *r, struct resident_want *w)
 {
     if (w->state == WANT_PLACED)
         hold(w, -1);
@@ -248,6 +248,12 @@ static void tell(struct resident *r, struct resident_want *w, int rc, const stru
     r->stats.n_waiting--;
     if (w == r->blocked)
         unblock(r);
+}
+
+/* The outcome of a request of the queue. */
+static void tell(struct resident *r, struct resident_want *w, int rc, const struct err *e)
+{
+    leave_queue(r, w);
     w->rc = rc;
     if (rc) {
         w->state = WANT_FAILED;
@@ -549,12 +555,7 @@ void resident_give(struct resident *r, struct resident_want *w)
     if (told) {
         want_unlink(r, w, true);
     } else if (w->listed) {
-        if (w->state == WANT_PLACED)
-            hold(w, -1);
-        want_unlink(r, w, false);
-        r->stats.n_waiting--;
-        if (w == r->blocked)
-            unblock(r);
+        leave_queue(r, w);
     } else if (!taken) {
         return;
     }

@@ -84,6 +84,8 @@ struct http_handler api_handler(struct server *sv);
 struct http_handler api_admin_handler(struct server *sv);
 /* An error as JSON. code NULL: null. */
 void api_error(struct http_req *r, int status, const struct err *e, const char *code);
+/* b as the whole answer, 200; a buffer that failed is out of memory, 503. Frees what b holds. */
+void api_json(struct http_req *r, struct buf *b);
 
 /* call_more.c */
 void get_tokenizer_info(struct server *sv, struct http_req *r);
