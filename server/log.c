@@ -20,7 +20,7 @@ void log_as_json(bool json)
     as_json = json;
 }
 
-static void put_json(struct buf *b, const char *level, const char *msg)
+void log_put_time(struct buf *b)
 {
     struct timespec t;
     struct tm tm;
@@ -28,7 +28,14 @@ static void put_json(struct buf *b, const char *level, const char *msg)
     clock_gettime(CLOCK_REALTIME, &t);
     gmtime_r(&t.tv_sec, &tm);
     strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &tm);
-    buf_printf(b, "{\"time\": \"%s.%03ldZ\", \"level\": \"%s\", \"message\": ", when, t.tv_nsec / 1000000, level);
+    buf_printf(b, "\"time\": \"%s.%03ldZ\"", when, t.tv_nsec / 1000000);
+}
+
+static void put_json(struct buf *b, const char *level, const char *msg)
+{
+    buf_puts(b, "{");
+    log_put_time(b);
+    buf_printf(b, ", \"level\": \"%s\", \"message\": ", level);
     json_put_string(b, msg, strlen(msg));
     buf_puts(b, "}\n");
 }
@@ -40,13 +47,12 @@ void log_line(const char *level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    char line[sizeof msg + 64];
-    int n = snprintf(line, sizeof line, "cpetd: %s%s\n", strcmp(level, "warning") ? "" : "warning: ", msg);
     struct buf b = {0};
-    if (!as_json)
-        utf8_hide_controls(msg); /* a message may quote a file: it stays one line */
     if (as_json)
         put_json(&b, level, msg);
+    utf8_hide_controls(msg); /* a message may quote a file: it stays one line */
+    char line[sizeof msg + 64];
+    int n = snprintf(line, sizeof line, "cpetd: %s%s\n", strcmp(level, "warning") ? "" : "warning: ", msg);
     bool whole = as_json && !b.failed; /* without memory a line that is no JSON is better than none */
     if (write(STDERR_FILENO, whole ? b.data : line, whole ? b.len : (size_t)n) < 0) {
         /* nowhere to say it */

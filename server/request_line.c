@@ -5,9 +5,9 @@
  * parses or encodes for a call, only what the loop itself wrote is looked at.
  */
 #include <string.h>
-#include <time.h>
 
 #include "server/call.h"
+#include "server/log.h"
 #include "server/reqlog.h"
 
 /* Most bytes of a text, and ids of a prompt, that a line shows. */
@@ -33,17 +33,6 @@ static void put_ms(struct buf *b, const char *key, uint64_t from_ns, uint64_t to
         buf_printf(b, ", \"%s\": %.3f", key, (double)(to_ns - from_ns) * 1e-6);
     else
         buf_printf(b, ", \"%s\": null", key);
-}
-
-static void put_time(struct buf *b)
-{
-    struct timespec t;
-    struct tm tm;
-    char when[32];
-    clock_gettime(CLOCK_REALTIME, &t);
-    gmtime_r(&t.tv_sec, &tm);
-    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &tm);
-    buf_printf(b, "{\"time\": \"%s.%03ldZ\"", when, t.tv_nsec / 1000000);
 }
 
 static void put_finish_reasons(struct buf *b, const struct call *c)
@@ -120,7 +109,8 @@ void request_line(struct server *sv, struct http_req *r)
                           : status < 400                            ? "ok"
                                                                     : "error";
     buf_init(&b, REQLOG_QUEUE_BYTES);
-    put_time(&b);
+    buf_puts(&b, "{");
+    log_put_time(&b);
     put_text(&b, "request_id", http_request_id(r));
     put_text(&b, "client", http_peer(r));
     put_text(&b, "method", http_method(r));
