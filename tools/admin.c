@@ -332,7 +332,9 @@ static int finish(struct call *k, const struct admin_args *a, int *status, json_
     return 0;
 }
 
-int admin_call(const struct admin_args *a, const char *method, const struct buf *url, const struct admin_body *body,
+/* The call. 0, *status and *answer (an object; NULL when the server sent none) where the server agreed. Where it did
+ * not, e has its sentence and the field at fault, and with --json its answer is printed. */
+static int ask(const struct admin_args *a, const char *method, const struct buf *url, const struct admin_body *body,
                int *status, json_t **answer, struct err *e)
 {
     struct call k = {0};
@@ -353,6 +355,18 @@ int admin_call(const struct admin_args *a, const char *method, const struct buf 
     buf_free(&k.url);
     buf_free(&k.got);
     return r;
+}
+
+bool admin_send(const struct admin_args *a, const char *method, struct buf *url, const struct admin_body *body,
+                int *status, json_t **answer, int *code)
+{
+    struct err e = {0};
+    int r = ask(a, method, url, body, status, answer, &e);
+    buf_free(url);
+    if (!r && !a->json)
+        return true;
+    *code = r ? cmd_fail(a->argv0, &e) : cmd_json(a->argv0, *answer ? *answer : json_object());
+    return false;
 }
 
 /* ---- printing ---- */
@@ -450,7 +464,7 @@ static void print_row(struct buf *b, const json_t *entry, const char *const *col
     putchar('\n');
 }
 
-int admin_print_table(const struct admin_args *a, const json_t *answer, const char *const *columns)
+static int print_table(const struct admin_args *a, const json_t *answer, const char *const *columns)
 {
     int widths[16] = {0};
     struct buf b = {0};
@@ -470,7 +484,7 @@ int admin_print_table(const struct admin_args *a, const json_t *answer, const ch
     return cmd_done(a->argv0);
 }
 
-int admin_print_entry(const struct admin_args *a, const json_t *answer)
+static int print_entry(const struct admin_args *a, const json_t *answer)
 {
     const json_t *list = entries(answer), *entry = list ? json_array_get(list, 0) : answer;
     const char *key;
@@ -486,4 +500,17 @@ int admin_print_entry(const struct admin_args *a, const json_t *answer)
     }
     buf_free(&b);
     return cmd_done(a->argv0);
+}
+
+int admin_get(const struct admin_args *a, const char *kind, const char *const *columns)
+{
+    struct buf url = {0};
+    json_t *answer = NULL;
+    int status = 0, code;
+    admin_url(&url, kind, a->n_args ? a->arg[0] : NULL);
+    if (!admin_send(a, "GET", &url, NULL, &status, &answer, &code))
+        return code;
+    code = a->n_args ? print_entry(a, answer) : print_table(a, answer, columns);
+    json_decref(answer);
+    return code;
 }

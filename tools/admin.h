@@ -49,16 +49,16 @@ struct admin_body {
     const char *file; /* the bytes of this file */
 };
 
-/* The call. 0, *status and *answer (an object; NULL when the server sent none) where the server agreed. Where it did
- * not, e has its sentence and the field at fault, and with --json its answer is printed. json_decref the answer. */
-int admin_call(const struct admin_args *a, const char *method, const struct buf *url, const struct admin_body *body,
-               int *status, json_t **answer, struct err *e);
+/* The call; url is given up. True: the server agreed, *status and *answer (an object; NULL when it sent none;
+ * json_decref it) are to be told. False: it is told, *code is the exit status: the server's sentence and the field at
+ * fault, or with --json its answer. */
+bool admin_send(const struct admin_args *a, const char *method, struct buf *url, const struct admin_body *body,
+                int *status, json_t **answer, int *code);
+/* list and show of a kind: the answer's entries as a table of columns (keys of the entries, ended by NULL), or with an
+ * argument its one entry, a line a field. The exit status. */
+int admin_get(const struct admin_args *a, const char *kind, const char *const *columns);
 
 /* An answer's value under key as text; "" where there is none. */
 const char *admin_str(const json_t *o, const char *key);
-/* The answer's entries, a row each; columns: keys of the entries, ended by NULL. */
-int admin_print_table(const struct admin_args *a, const json_t *answer, const char *const *columns);
-/* The answer's one entry, a line a field. */
-int admin_print_entry(const struct admin_args *a, const json_t *answer);
 
 #endif

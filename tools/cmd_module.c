@@ -71,10 +71,9 @@ static int pack(const char *dir, char **path, struct err *e)
 
 static int send_module(const struct admin_args *a, const struct admin_body *body)
 {
-    struct err e = {0};
     struct buf url = {0};
     json_t *answer = NULL;
-    int status = 0;
+    int status = 0, code;
     admin_url(&url, "modules", a->arg[0]);
     if (a->dry_run)
         admin_query(&url, "dry_run", "1");
@@ -82,15 +81,11 @@ static int send_module(const struct admin_args *a, const struct admin_body *body
         admin_query(&url, "pinned", "1");
     if (a->tenant)
         admin_query(&url, "tenant", a->tenant);
-    int r = admin_call(a, "PUT", &url, body, &status, &answer, &e);
-    buf_free(&url);
-    if (r)
-        return cmd_fail(a->argv0, &e);
-    if (a->json)
-        return cmd_json(a->argv0, answer ? answer : json_object());
-    r = say_put(a, status, answer);
+    if (!admin_send(a, "PUT", &url, body, &status, &answer, &code))
+        return code;
+    code = say_put(a, status, answer);
     json_decref(answer);
-    return r;
+    return code;
 }
 
 static int put_file(const struct admin_args *a)
@@ -137,37 +132,19 @@ static int get(const struct admin_args *a)
 {
     static const char *const columns[] = {"name",  "hash",      "kind",  "rank",   "sites", "bytes",
                                           "state", "residency", "users", "tenant", NULL};
-    struct err e = {0};
-    struct buf url = {0};
-    json_t *answer = NULL;
-    int status = 0;
-    admin_url(&url, "modules", a->n_args ? a->arg[0] : NULL);
-    int r = admin_call(a, "GET", &url, NULL, &status, &answer, &e);
-    buf_free(&url);
-    if (r)
-        return cmd_fail(a->argv0, &e);
-    if (a->json)
-        return cmd_json(a->argv0, answer);
-    r = a->n_args ? admin_print_entry(a, answer) : admin_print_table(a, answer, columns);
-    json_decref(answer);
-    return r;
+    return admin_get(a, "modules", columns);
 }
 
 static int remove_module(const struct admin_args *a)
 {
-    struct err e = {0};
     struct buf url = {0};
     json_t *answer = NULL;
-    int status = 0;
+    int status = 0, code;
     admin_url(&url, "modules", a->arg[0]);
     if (a->drain)
         admin_query(&url, "drain", "1");
-    int r = admin_call(a, "DELETE", &url, NULL, &status, &answer, &e);
-    buf_free(&url);
-    if (r)
-        return cmd_fail(a->argv0, &e);
-    if (a->json)
-        return cmd_json(a->argv0, answer ? answer : json_object());
+    if (!admin_send(a, "DELETE", &url, NULL, &status, &answer, &code))
+        return code;
     json_int_t users = json_integer_value(json_object_get(answer, "users"));
     if (users)
         printf("%s: deleted, %lld requests use it until they end\n", a->arg[0], (long long)users);

@@ -96,18 +96,19 @@ static int send_task(const struct admin_args *a, json_t *body)
     struct err e = {0};
     struct buf url = {0};
     json_t *answer = NULL;
-    int status = 0;
+    int status = 0, code;
     char *text = json_dumps(body, JSON_COMPACT);
     json_decref(body);
+    if (!text) {
+        err_set(&e, -ENOMEM, "out of memory");
+        return cmd_fail(a->argv0, &e);
+    }
     struct admin_body b = {.type = "application/json", .text = text};
     admin_url(&url, "tasks", a->arg[0]);
-    int r = text ? admin_call(a, "PUT", &url, &b, &status, &answer, &e) : err_set(&e, -ENOMEM, "out of memory");
-    buf_free(&url);
+    bool agreed = admin_send(a, "PUT", &url, &b, &status, &answer, &code);
     free(text);
-    if (r)
-        return cmd_fail(a->argv0, &e);
-    if (a->json)
-        return cmd_json(a->argv0, answer ? answer : json_object());
+    if (!agreed)
+        return code;
     const char *version = admin_str(answer, "version");
     printf("%s: %s, version %s\n", a->arg[0], status == 201 ? "made" : "changed",
            *version ? version : admin_str(answer, "hash"));
@@ -147,35 +148,17 @@ static int rollback(const struct admin_args *a)
 static int get(const struct admin_args *a)
 {
     static const char *const columns[] = {"id", "version", "modules", "state", "tenant", NULL};
-    struct err e = {0};
-    struct buf url = {0};
-    json_t *answer = NULL;
-    int status = 0;
-    admin_url(&url, "tasks", a->n_args ? a->arg[0] : NULL);
-    int r = admin_call(a, "GET", &url, NULL, &status, &answer, &e);
-    buf_free(&url);
-    if (r)
-        return cmd_fail(a->argv0, &e);
-    if (a->json)
-        return cmd_json(a->argv0, answer);
-    r = a->n_args ? admin_print_entry(a, answer) : admin_print_table(a, answer, columns);
-    json_decref(answer);
-    return r;
+    return admin_get(a, "tasks", columns);
 }
 
 static int remove_task(const struct admin_args *a)
 {
-    struct err e = {0};
     struct buf url = {0};
     json_t *answer = NULL;
-    int status = 0;
+    int status = 0, code;
     admin_url(&url, "tasks", a->arg[0]);
-    int r = admin_call(a, "DELETE", &url, NULL, &status, &answer, &e);
-    buf_free(&url);
-    if (r)
-        return cmd_fail(a->argv0, &e);
-    if (a->json)
-        return cmd_json(a->argv0, answer ? answer : json_object());
+    if (!admin_send(a, "DELETE", &url, NULL, &status, &answer, &code))
+        return code;
     json_decref(answer);
     printf("%s: deleted\n", a->arg[0]);
     return cmd_done(a->argv0);
