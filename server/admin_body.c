@@ -1,8 +1,8 @@
 /* admin_body.c - the JSON bodies of admin calls: bounded, strict, each error with the field's name.
  *
  * Any thread, no state. jansson's tree lives during one call; strings that are kept are copied to the caller's arena.
- * Before jansson sees a byte, size, UTF-8, number of values and depth are checked, which bounds its memory and its
- * recursion. A key that is not known is refused: a slip of the pen must not become a task with other settings.
+ * Before jansson sees a byte, size, UTF-8, number of values and depth are checked (json_parse), which bounds its memory
+ * and its recursion. A key that is not known is refused: a slip of the pen must not become a task with other settings.
  */
 #include "server/admin_body.h"
 
@@ -11,12 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "common/utf8.h"
+#include "formats/json.h"
 
-#define VALUES_MAX 65536u
-#define DEPTH_MAX 32u
+#define VALUES_MAX 65536
+#define DEPTH_MAX 32
 #define TENANT_MAX 64
 
 static int no_memory(struct err *e)
@@ -24,47 +23,21 @@ static int no_memory(struct err *e)
     return err_set(e, -ENOMEM, "out of memory");
 }
 
-static int check_shape(const char *s, size_t n, struct err *e)
-{
-    size_t depth = 0, values = 1;
-    bool in_string = false;
-    for (size_t i = 0; i < n; i++) {
-        char c = s[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-            continue;
-        }
-        in_string = c == '"';
-        if (c == '[' || c == '{')
-            depth++;
-        else if ((c == ']' || c == '}') && depth)
-            depth--;
-        values += c == ',' || c == '[' || c == '{';
-        if (depth > DEPTH_MAX || values > VALUES_MAX)
-            return err_set(e, -EINVAL, "the JSON is nested deeper than %u or has more than %u values", DEPTH_MAX,
-                           VALUES_MAX);
-    }
-    return 0;
-}
-
 static int load(const char *body, size_t n, json_t **out, struct err *e)
 {
+    static const struct json_limits limits = {.depth = DEPTH_MAX, .values = VALUES_MAX};
     if (n > ADMIN_BODY_MAX)
         return err_set(e, -E2BIG, "the body has %zu bytes, the limit is %zu", n, ADMIN_BODY_MAX);
     if (!n)
         return err_set(e, -EINVAL, "the body is empty; it must be a JSON object");
     if (utf8_valid(body, n) < n)
         return err_set(e, -EINVAL, "the body is not valid UTF-8 at byte %zu", utf8_valid(body, n));
-    int rc = check_shape(body, n, e);
+    json_t *o = NULL;
+    int rc = json_parse(body, n, &limits, &o, e);
+    if (rc == -E2BIG) /* values or depth, not bytes: 400 */
+        rc = e->code = -EINVAL;
     if (rc)
-        return rc;
-    json_error_t je;
-    json_t *o = json_loadb(body, n, JSON_REJECT_DUPLICATES, &je);
-    if (!o)
-        return err_set(e, -EINVAL, "the body is not JSON: line %d, column %d: %s", je.line, je.column, je.text);
+        return err_prefix(e, rc, "the body");
     if (!json_is_object(o)) {
         json_decref(o);
         return err_set(e, -EINVAL, "the body must be a JSON object");
@@ -243,7 +216,7 @@ int admin_body_task(const char *body, size_t n, uint32_t max_modules, struct are
                     struct err *e)
 {
     struct admin_task_body b = {0};
-    json_t *o;
+    json_t *o = NULL;
     int rc = load(body, n, &o, e);
     if (rc)
         return rc;
@@ -279,7 +252,7 @@ static int read_module(struct arena *a, const json_t *o, struct admin_module_bod
 int admin_body_module(const char *body, size_t n, struct arena *a, struct admin_module_body *out, struct err *e)
 {
     struct admin_module_body b = *out;
-    json_t *o;
+    json_t *o = NULL;
     int rc = load(body, n, &o, e);
     if (rc)
         return rc;
@@ -317,7 +290,7 @@ int admin_body_lora(const char *body, size_t n, bool unload, struct arena *a, st
                     struct err *e)
 {
     struct admin_lora_body b = {0};
-    json_t *o;
+    json_t *o = NULL;
     int rc = load(body, n, &o, e);
     if (rc)
         return rc;
