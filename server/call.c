@@ -2,8 +2,8 @@
  * submit.
  *
  * Loop thread; the two stages that grow with the body (parse and encode) run on libuv's worker pool when it is large,
- * on a copy of the body, and touch only the call's own arena and the immutable tokenizer and template. The client may
- * leave at any time: call_closed then sets r to NULL, and the next step on the loop sees it.
+ * and touch only the body, the call's own arena and the immutable tokenizer and template. The client may leave at any
+ * time: call_closed then sets r to NULL, and the next step on the loop sees it; a body that a worker reads stays.
  */
 #include "server/call.h"
 
@@ -49,7 +49,7 @@ void call_drop(struct call *c)
     grammar_unref(c->grammar);
     sv->grammar_bytes -= c->grammar_bytes;
     task_unref(c->task);
-    free(c->body_copy);
+    free(c->left_body);
     buf_free(&c->out);
     arena_free(c->a);
     free(c);
@@ -68,6 +68,9 @@ void call_closed(struct server *sv, struct http_req *r)
     struct call *c = http_user(r);
     if (!c)
         return;
+    size_t n;
+    if (c->in_work && c->body)
+        c->left_body = http_body_take(r, &n);
     c->r = NULL;
     if (!c->answered) {
         c->sv->metrics.finished_abort++;
@@ -455,8 +458,7 @@ static int fill_head(struct call *c)
 static void drop_body(struct call *c)
 {
     http_body_done(c->r);
-    free(c->body_copy);
-    c->body = c->body_copy = NULL;
+    c->body = NULL;
 }
 
 /* The grammar of an answer's form: compiled before, or to be compiled by the next stage. */
@@ -515,28 +517,18 @@ void call_start(struct server *sv, struct http_req *r, enum req_kind kind, uint3
 {
     struct call *c = calloc(1, sizeof *c);
     struct arena *a = arena_create(CALL_ARENA_BYTES);
-    size_t n;
-    const char *body = http_body(r, &n);
-    char *copy = c && n > CALL_INLINE_BYTES ? malloc(n + 1) : NULL;
-    if (!c || !a || (n > CALL_INLINE_BYTES && !copy)) {
+    if (!c || !a) {
         struct err e;
         err_set(&e, -ENOMEM, "the server is out of memory");
         free(c);
-        free(copy);
         arena_free(a);
         api_error(r, 503, &e, NULL);
         return;
     }
-    if (copy) {
-        memcpy(copy, body, n);
-        copy[n] = 0;
-    }
     c->sv = sv;
     c->r = r;
     c->a = a;
-    c->body_copy = copy;
-    c->body = copy ? copy : body;
-    c->n_body = n;
+    c->body = http_body(r, &c->n_body);
     c->kind = kind;
     c->tenant = tenant;
     c->start_ns = mono_ns();

@@ -34,9 +34,9 @@ struct call {
     struct call *next, *prev;
     struct http_req *r; /* NULL: the client has left or has its answer */
     struct arena *a;
-    const char *body;
+    const char *body; /* the HTTP request's, until it is parsed */
     size_t n_body;
-    char *body_copy; /* for the worker */
+    char *left_body; /* that of a client that left, for the worker that reads it */
     enum req_kind kind;
     struct req *req;
     uint32_t tenant;
