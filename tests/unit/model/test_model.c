@@ -114,12 +114,6 @@ static void run(struct model *m, const int32_t *ids, uint32_t n, uint32_t chunk,
     seq_close(m, seq);
 }
 
-static void random_ids(int32_t *ids, uint32_t n, uint32_t seed)
-{
-    for (uint32_t i = 0; i < n; i++)
-        ids[i] = (int32_t)((seed * 7919u + i * 104729u + i * i * 31u) % TINY_VOCAB);
-}
-
 #define N 61u
 
 static void test_chunks_and_batches(void **s)
@@ -135,8 +129,8 @@ static void test_chunks_and_batches(void **s)
         uint32_t free_pages = kv_pages_free(m);
         float *a = calloc(N * TINY_VOCAB, 4), *b = calloc(N * TINY_VOCAB, 4);
         int32_t ids[N], other[N];
-        random_ids(ids, N, 1);
-        random_ids(other, N, 2);
+        tiny_ids(ids, N, 1);
+        tiny_ids(other, N, 2);
         run(m, ids, N, N, a);
         for (uint32_t chunk = 1; chunk < 40; chunk += 12) {
             run(m, ids, N, chunk, b);
@@ -179,7 +173,7 @@ static void test_fork_truncate(void **s)
     int32_t ids[N], tail[N];
     float *want = calloc(N * TINY_VOCAB, 4), got[TINY_VOCAB];
     struct err e = {0};
-    random_ids(ids, N, 3);
+    tiny_ids(ids, N, 3);
     memcpy(tail, ids, sizeof tail);
     for (uint32_t i = 40; i < N; i++)
         tail[i] = (ids[i] + 5) % TINY_VOCAB;
@@ -314,7 +308,7 @@ static void pool(struct model *m, const int32_t *ids, uint32_t n, uint32_t chunk
     uint32_t seq[2];
     struct err e = {0};
     int32_t other[N];
-    random_ids(other, N, 5);
+    tiny_ids(other, N, 5);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(seq_open(m, &seq[i]), 0);
         assert_int_equal(seq_reserve(m, seq[i], N), 0);
@@ -342,7 +336,7 @@ static void test_pooling(void **s)
     size_t bytes = hidden * sizeof(double);
     double *a = calloc(hidden, sizeof *a), *b = calloc(hidden, sizeof *b), *c = calloc(hidden, sizeof *c);
     int32_t ids[N];
-    random_ids(ids, N, 1);
+    tiny_ids(ids, N, 1);
     for (enum model_pool how = MODEL_POOL_SUM; how <= MODEL_POOL_LAST; how++) {
         pool(m, ids, N, N, how, a);
         for (uint32_t chunk = 1; chunk < 40; chunk += 7) {

@@ -39,12 +39,6 @@ static struct model *open_tiny(const struct tiny *t, int kv_type, uint32_t pages
     return m;
 }
 
-static void random_ids(int32_t *ids, uint32_t n, uint32_t seed)
-{
-    for (uint32_t i = 0; i < n; i++)
-        ids[i] = (int32_t)((seed * 7919u + i * 104729u + i * i * 31u) % TINY_VOCAB);
-}
-
 static void chain(const struct model *m, const int32_t *ids, uint32_t n, struct hash *key)
 {
     model_prefix_root(m, 0, NULL, 0, &key[0]);
@@ -107,7 +101,7 @@ static void test_bits(void **s)
         float want[TINY_VOCAB], got[TINY_VOCAB];
         int32_t ids[N];
         struct hash key[N / P + 1];
-        random_ids(ids, N, (uint32_t)kind);
+        tiny_ids(ids, N, (uint32_t)kind);
         chain(m, ids, N, key);
         uint32_t seq = open_seq(m);
         feed(m, seq, ids, N, 64, want);
@@ -138,8 +132,8 @@ static void test_pages(void **s)
     struct model *m = open_tiny(&t, MODEL_KV_AUTO, 16);
     int32_t ids[N], other[N];
     struct hash key[N / P + 1];
-    random_ids(ids, N, 1);
-    random_ids(other, N, 2);
+    tiny_ids(ids, N, 1);
+    tiny_ids(other, N, 2);
     chain(m, ids, N, key);
     leave(m, ids, 4 * P + 5, 64);
     assert_int_equal(kv_pages_free(m), 16);
@@ -198,7 +192,7 @@ static void test_never_written(void **s)
     float want[TINY_VOCAB], got[TINY_VOCAB];
     struct hash key[N / P + 1];
     struct err e = {0};
-    random_ids(ids, N, 1);
+    tiny_ids(ids, N, 1);
     chain(m, ids, N, key);
     uint32_t a = open_seq(m), fork;
     feed(m, a, ids, N, 64, want);
@@ -234,8 +228,8 @@ static void test_eviction(void **s)
     struct model *m = open_tiny(&t, MODEL_KV_AUTO, 10);
     int32_t a[N], b[N], c[N];
     struct hash key[N / P + 1];
-    random_ids(a, N, 1);
-    random_ids(b, N, 2);
+    tiny_ids(a, N, 1);
+    tiny_ids(b, N, 2);
     memcpy(c, b, sizeof c);
     c[2 * P] ^= 1; /* as b for two pages */
     leave(m, a, 4 * P, 64);
@@ -307,7 +301,7 @@ static void test_keys(void **s)
         }
     struct hash x[3], y[3], again[3];
     int32_t ids[2 * P + 1];
-    random_ids(ids, 2 * P + 1, 1);
+    tiny_ids(ids, 2 * P + 1, 1);
     model_prefix_root(m[0], 1, ab, 2, &x[0]);
     y[0] = again[0] = x[0];
     prefix_keys(ids, 2 * P + 1, x);

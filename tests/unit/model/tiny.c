@@ -112,3 +112,9 @@ void tiny_remove(struct tiny *t)
     snprintf(cmd, sizeof cmd, "rm -rf %s", t->dir);
     assert_int_equal(system(cmd), 0);
 }
+
+void tiny_ids(int32_t *ids, uint32_t n, uint32_t seed)
+{
+    for (uint32_t i = 0; i < n; i++)
+        ids[i] = (int32_t)((seed * 7919u + i * 104729u + i * i * 31u) % TINY_VOCAB);
+}

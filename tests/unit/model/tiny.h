@@ -3,6 +3,7 @@
 #define CPET_TESTS_TINY_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct tiny {
     char dir[64];
@@ -19,5 +20,8 @@ struct tiny {
 /* Makes t->dir and writes config.json and model.safetensors there; asserts that it worked. */
 void tiny_make(struct tiny *t);
 void tiny_remove(struct tiny *t);
+
+/* n token ids of its vocabulary, another text a seed. */
+void tiny_ids(int32_t *ids, uint32_t n, uint32_t seed);
 
 #endif

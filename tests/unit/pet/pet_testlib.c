@@ -119,3 +119,12 @@ const char *config_of(int r, int alpha, const char *more)
              alpha, more);
     return s;
 }
+
+struct pet *open_ok(const char *path)
+{
+    struct pet *p = NULL;
+    struct err e = {0};
+    if (pet_open(path, NULL, &p, &e))
+        fail_msg("%s", e.msg);
+    return p;
+}

@@ -47,4 +47,7 @@ const char *config_of(int r, int alpha, const char *more);
             fail_msg("\"%s\" does not say \"%s\"", (e)->msg, text);                                                    \
     } while (0)
 
+/* pet_open; asserts that it worked. */
+struct pet *open_ok(const char *path);
+
 #endif

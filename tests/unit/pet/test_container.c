@@ -53,15 +53,6 @@ static void same_module(const struct pet *a, const struct pet *b)
     }
 }
 
-static struct pet *open_ok(const char *path)
-{
-    struct pet *p = NULL;
-    struct err e = {0};
-    if (pet_open(path, NULL, &p, &e))
-        fail_msg("%s", e.msg);
-    return p;
-}
-
 static void test_round_trip(void **s)
 {
     (void)s;

@@ -14,15 +14,6 @@ static const struct pair three[] = {
 #define TARGETS ", \"target_modules\": [\"down_proj\", \"q_proj\", \"lm_head\"]"
 #define RANKS ", \"rank_pattern\": {\"down_proj\": 3, \"lm_head\": 1}, \"alpha_pattern\": {\"lm_.ead\": 5}"
 
-static struct pet *open_ok(const char *path)
-{
-    struct pet *p = NULL;
-    struct err e = {0};
-    if (pet_open(path, NULL, &p, &e))
-        fail_msg("%s", e.msg);
-    return p;
-}
-
 static void test_peft(void **s)
 {
     (void)s;

@@ -26,15 +26,6 @@ static int same(const char *path, const struct pet_target *t)
     return rc;
 }
 
-static struct pet *open_ok(const char *path)
-{
-    struct pet *p = NULL;
-    struct err e = {0};
-    if (pet_open(path, NULL, &p, &e))
-        fail_msg("%s", e.msg);
-    return p;
-}
-
 static void same_on_beds(const char *path, unsigned n_beds)
 {
     struct pet *p = open_ok(path);
