@@ -64,16 +64,6 @@ const struct resident_stats *resident_stats(const struct resident *r)
     return &r->stats;
 }
 
-struct resident_want *resident_first(const struct resident *r)
-{
-    return r->first;
-}
-
-struct resident_want *resident_next(const struct resident_want *w)
-{
-    return w->next;
-}
-
 /* ---- lists ---- */
 
 static void lru_unlink(struct resident *r, struct resident_item *it)

@@ -116,9 +116,6 @@ struct resident_mem *resident_free(struct resident *r); /* takes NULL */
 bool resident_take(struct resident *r, struct resident_want *w);
 /* Gives back what w has, or forgets it when it waits (ready will not come). Takes a want in any state. */
 void resident_give(struct resident *r, struct resident_want *w);
-/* The first that waits, and the next; NULL: none. */
-struct resident_want *resident_first(const struct resident *r);
-struct resident_want *resident_next(const struct resident_want *w);
 
 /* wanted changed: an unwanted item goes out as soon as nobody uses it. */
 void resident_wanted(struct resident *r, struct resident_item *it, bool wanted);
