@@ -229,7 +229,7 @@ const char *keys_bearer(const char *header)
     return *header ? header : NULL;
 }
 
-bool keys_mode_ok(const char *path, unsigned mode)
+static bool mode_ok(const char *path, unsigned mode)
 {
     const char *dir = getenv("CREDENTIALS_DIRECTORY"), *slash = strrchr(path, '/');
     bool credential = dir && *dir == '/' && slash && strlen(dir) == (size_t)(slash - path) &&
@@ -237,16 +237,25 @@ bool keys_mode_ok(const char *path, unsigned mode)
     return !(mode & (credential ? 037 : 077));
 }
 
-int keys_admin_load(const char *path, struct hash *out, struct err *e)
+int keys_check_file(const char *path, const char *option, struct err *e)
 {
     struct stat st;
+    if (stat(path, &st))
+        return err_param(e, -EINVAL, option, "%s: %s", path, strerror(errno));
+    if (!mode_ok(path, st.st_mode))
+        return err_param(e, -EINVAL, option, "%s may be read by others (mode %04o); make it 0600", path,
+                         (unsigned)(st.st_mode & 07777));
+    return 0;
+}
+
+int keys_admin_load(const char *path, struct hash *out, struct err *e)
+{
     char *text;
     size_t n;
     int rc = file_read(path, 4096, &text, &n, e);
     if (rc)
         return rc;
-    if (!stat(path, &st) && !keys_mode_ok(path, st.st_mode))
-        rc = err_param(e, -EINVAL, "admin-key", "%s may be read by others; make it 0600", path);
+    rc = keys_check_file(path, "admin-key", e);
     while (n && (text[n - 1] == '\n' || text[n - 1] == '\r'))
         n--;
     if (!rc && n < 8)

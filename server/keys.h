@@ -39,9 +39,10 @@ bool keys_required(const struct keys *k);
 /* The value after "Bearer " of an Authorization header; NULL when there is none. */
 const char *keys_bearer(const char *header);
 
-/* Whether a file of raw keys has a fit mode: read by its owner alone; a service manager's credential, which lies in
- * $CREDENTIALS_DIRECTORY and is guarded by that, may be read by its group. Nobody else may read either. */
-bool keys_mode_ok(const char *path, unsigned mode);
+/* Whether a file of raw keys is there and has a fit mode: read by its owner alone; a service manager's credential,
+ * which lies in $CREDENTIALS_DIRECTORY and is guarded by that, may be read by its group. Nobody else may read either.
+ * -EINVAL with option as the param. */
+int keys_check_file(const char *path, const char *option, struct err *e);
 /* The admin key: a file with the raw key, one line, of a mode as above. */
 int keys_admin_load(const char *path, struct hash *out, struct err *e);
 bool keys_match(const struct hash *want, const char *key);

@@ -110,15 +110,8 @@ static int check_tls(const struct options *o, struct err *e)
 
 static int check_admin_key(const char *path, struct err *e)
 {
-    struct stat st;
-    if (!path)
-        return 0;
-    if (stat(path, &st))
-        return err_param(e, -EINVAL, "admin-key", "--admin-key: %s: %s", path, strerror(errno));
-    if (!keys_mode_ok(path, st.st_mode))
-        return err_param(e, -EINVAL, "admin-key", "--admin-key: %s may be read by others (mode %04o); make it 0600",
-                         path, (unsigned)(st.st_mode & 07777));
-    return 0;
+    int rc = path ? keys_check_file(path, "admin-key", e) : 0;
+    return rc ? err_prefix(e, rc, "--admin-key") : 0;
 }
 
 static int check_pets(const struct options *o, struct err *e)

@@ -8,7 +8,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "common/file.h"
 #include "server/http_tls.h"
@@ -30,17 +29,11 @@ struct reload {
 static int read_one(const char *cert, const char *key, const char *ca, const char *option, struct http_tls **out,
                     struct err *e)
 {
-    struct stat st;
-    int rc = 0;
     *out = NULL;
     if (!cert)
         return 0;
-    if (stat(key, &st))
-        rc = err_param(e, -EINVAL, option, "%s: %s", key, strerror(errno));
-    else if (!keys_mode_ok(key, st.st_mode))
-        rc = err_param(e, -EINVAL, option, "%s may be read by others (mode %04o); make it 0600", key,
-                       (unsigned)(st.st_mode & 07777));
-    else
+    int rc = keys_check_file(key, option, e);
+    if (!rc)
         rc = http_tls_load(cert, key, ca, out, e);
     return rc ? err_prefix(e, rc, "--%s", option) : 0;
 }
