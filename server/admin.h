@@ -100,6 +100,9 @@ int admin_module_work(struct admin_op *op, struct err *e);
 int admin_module_prepare(struct admin_op *op, struct err *e);
 int admin_module_write(struct admin_op *op, struct err *e);
 void admin_module_apply(struct admin_op *op);
+/* What the registry keeps of a module; its strings are those given. */
+struct registry_module admin_module_row(const char *name, const char *tenant, const struct pet_info *i, bool pinned,
+                                        int64_t created);
 void admin_put_module(struct server *sv, struct http_req *r, const char *name);
 void admin_delete_module(struct server *sv, struct http_req *r, const char *name);
 /* admin_task.c */

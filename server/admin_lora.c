@@ -44,19 +44,8 @@ static int remember(struct admin_op *op)
         return 0;
     if (!m)
         return -ENOMEM;
-    const struct pet_info *i = &n->m->info;
-    *m = (struct registry_module){.name = op->name,
-                                  .tenant =
-                                      n->tenant == TASK_EVERYBODY ? NULL : keys_tenant_name(op->sv->keys, n->tenant),
-                                  .hash = i->hash,
-                                  .kind = pet_kind_name(i->kind),
-                                  .base = i->base,
-                                  .bytes = i->bytes,
-                                  .rank = i->max_rank,
-                                  .sites = i->n_sites,
-                                  .verified = i->verified,
-                                  .pinned = n->pinned,
-                                  .created = n->created};
+    const char *tenant = n->tenant == TASK_EVERYBODY ? NULL : keys_tenant_name(op->sv->keys, n->tenant);
+    *m = admin_module_row(op->name, tenant, &n->m->info, n->pinned, n->created);
     if (m->tenant)
         m->tenant = arena_strndup(op->a, m->tenant, strlen(m->tenant)); /* the table of tenants may move */
     op->back = m;

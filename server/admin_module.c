@@ -195,22 +195,28 @@ int admin_module_prepare(struct admin_op *op, struct err *e)
     return op->entry ? 0 : err_set(e, -ENOMEM, "the server is out of memory");
 }
 
+struct registry_module admin_module_row(const char *name, const char *tenant, const struct pet_info *i, bool pinned,
+                                        int64_t created)
+{
+    return (struct registry_module){.name = name,
+                                    .tenant = tenant,
+                                    .hash = i->hash,
+                                    .kind = pet_kind_name(i->kind),
+                                    .base = i->base,
+                                    .bytes = i->bytes,
+                                    .rank = i->max_rank,
+                                    .sites = i->n_sites,
+                                    .verified = i->verified,
+                                    .pinned = pinned,
+                                    .created = created};
+}
+
 int admin_module_write(struct admin_op *op, struct err *e)
 {
     struct registry *reg = op->sv->registry;
     int rc = op->rc;
     if (!rc) {
-        struct registry_module row = {.name = op->name,
-                                      .tenant = op->tenant,
-                                      .hash = op->info.hash,
-                                      .kind = pet_kind_name(op->info.kind),
-                                      .base = op->info.base,
-                                      .bytes = op->info.bytes,
-                                      .rank = op->info.max_rank,
-                                      .sites = op->info.n_sites,
-                                      .verified = op->info.verified,
-                                      .pinned = op->pinned,
-                                      .created = op->entry->created};
+        struct registry_module row = admin_module_row(op->name, op->tenant, &op->info, op->pinned, op->entry->created);
         rc = registry_put_module(reg, &row, op->staged, NULL, e);
     }
     registry_unstage(reg, op->staged); /* gone already, where it was taken */
