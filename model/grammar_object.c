@@ -39,15 +39,6 @@ static int no_memory(struct gctx *c)
     return err_set(c->e, -ENOMEM, "out of memory");
 }
 
-static int refused(struct gctx *c, uint32_t node, const char *what)
-{
-    const char *text = arena_printf(c->tmp, "%s: %s", c->schema->node[node].path, what);
-    if (!text)
-        return g_memory_code(c);
-    c->where = text;
-    return -ENOTSUP;
-}
-
 static int gather(struct build *b, const struct gconj *k)
 {
     size_t n = 0, i;
@@ -75,7 +66,7 @@ static int gather(struct build *b, const struct gconj *k)
         if (!a->single)
             json_array_foreach(a->value, i, one) in |= json_is_object(one);
         if (in)
-            return refused(b->c, a->node, "an enum or const with an object cannot be negated");
+            return gshape_refused(b->c, a->node, "an enum or const with an object cannot be negated");
     }
     return 0;
 }
@@ -266,17 +257,17 @@ static int names_dfa(struct build *b, const struct gatom *a, struct gdfa **out)
         return r;
     const struct gexpr *x = b->g->expr[id];
     if (x->busy)
-        return refused(b->c, a->node, "propertyNames that contains itself is not supported");
+        return gshape_refused(b->c, a->node, "propertyNames that contains itself is not supported");
     if ((r = gexpr_expand(b->c, b->g, id)))
         return r;
     if (x->refused)
-        return refused(b->c, a->node, "propertyNames with an assertion that is not supported");
+        return gshape_refused(b->c, a->node, "propertyNames with an assertion that is not supported");
     for (uint32_t i = 0; i < x->n_shapes; i++) {
         const struct gshape *s = b->g->shape[x->shape[i]];
         if (s->kind != G_STRING)
             continue;
         if (n + 2 > G_PARTS)
-            return refused(b->c, a->node, "propertyNames with too many alternatives");
+            return gshape_refused(b->c, a->node, "propertyNames with too many alternatives");
         part[n++] = s->u.str.dfa;
         if (s->u.str.min || s->u.str.max != G_INF)
             if ((r = gdfa_length(b->c, s->u.str.min, s->u.str.max, &part[n++])))
@@ -354,7 +345,7 @@ static int rest(struct build *b)
         if (b->atom[i]->kind != I_NAMES)
             continue;
         if (b->n_parts >= G_PARTS - 1)
-            return refused(b->c, b->atom[i]->node, "too many propertyNames of one object");
+            return gshape_refused(b->c, b->atom[i]->node, "too many propertyNames of one object");
         r = names_dfa(b, b->atom[i], &b->part[b->n_parts++]);
         b->n_names++;
     }
@@ -440,7 +431,7 @@ static int witnesses(struct build *b, struct gexpr *x, const struct gobject *o, 
         return gshape_add(b->c, b->g, x, &(struct gshape){.kind = G_OBJECT, .u.obj = *o});
     const struct gatom *a = b->atom[from];
     if (depth > 8)
-        return refused(b->c, a->node, "too many negations of patternProperties and additionalProperties");
+        return gshape_refused(b->c, a->node, "too many negations of patternProperties and additionalProperties");
     for (uint32_t i = 0; i < o->n_props; i++) {
         if ((r = breaks(b, a, o->prop[i].name.ptr, &lits)))
             return r;
@@ -449,9 +440,9 @@ static int witnesses(struct build *b, struct gexpr *x, const struct gobject *o, 
                 return witnesses(b, x, o, from + 1, depth + 1);
     }
     if (o->rest)
-        return refused(b->c, a->node,
-                       a->n ? "additionalProperties cannot be negated where keys may come that are not declared"
-                            : "patternProperties cannot be negated where keys may come that are not declared");
+        return gshape_refused(b->c, a->node,
+                              a->n ? "additionalProperties cannot be negated where keys may come that are not declared"
+                                   : "patternProperties cannot be negated where keys may come that are not declared");
     for (uint32_t i = 0; i < o->n_props; i++) {
         if ((r = breaks(b, a, o->prop[i].name.ptr, &lits)))
             return r;

@@ -143,6 +143,8 @@ int gexpr_expand(struct gctx *c, struct grammar *g, uint32_t id);
 /* An expression of its own with one shape. */
 int gexpr_own(struct gctx *c, struct grammar *g, const struct gshape *s, uint32_t *id);
 
+/* -ENOTSUP: what the node asks for cannot be enforced; c->where says so. */
+int gshape_refused(struct gctx *c, uint32_t node, const char *what);
 /* Builds the shapes of a branch (no I_ENUM held true in it) and adds them to x. */
 int gshape_branch(struct gctx *c, struct grammar *g, struct gexpr *x, const struct gconj *k);
 int gshape_add(struct gctx *c, struct grammar *g, struct gexpr *x, const struct gshape *s);

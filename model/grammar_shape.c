@@ -41,7 +41,7 @@ int gshape_add(struct gctx *c, struct grammar *g, struct gexpr *x, const struct 
     return g_steps(c, 1);
 }
 
-static int refused(struct gctx *c, uint32_t node, const char *what)
+int gshape_refused(struct gctx *c, uint32_t node, const char *what)
 {
     const char *text = arena_printf(c->tmp, "%s: %s", c->schema->node[node].path, what);
     if (!text)
@@ -107,9 +107,9 @@ static int multiple(struct gctx *c, struct gnum_spec *s, const struct gatom *a, 
         m = m * 10 + (uint64_t)(d->d[i] - '0');
     if (a->negated) {
         if (scale || m > 10000)
-            return refused(c, a->node, "multipleOf of a fraction or beyond 10000 cannot be negated");
+            return gshape_refused(c, a->node, "multipleOf of a fraction or beyond 10000 cannot be negated");
         if (s->n_not_mod >= 4)
-            return refused(c, a->node, "more than 4 negated multipleOf");
+            return gshape_refused(c, a->node, "more than 4 negated multipleOf");
         s->not_mod[s->n_not_mod++] = (uint32_t)m;
         return 0;
     }
@@ -122,7 +122,7 @@ static int multiple(struct gctx *c, struct gnum_spec *s, const struct gatom *a, 
     if (s->mod && m <= 1000000)
         m = m / gcd((uint32_t)m, s->mod) * s->mod;
     if (m > 1000000 || scale > 15)
-        return refused(c, a->node, "multipleOf beyond 1000000 units (of its last decimal place)");
+        return gshape_refused(c, a->node, "multipleOf beyond 1000000 units (of its last decimal place)");
     s->mod = (uint32_t)m;
     s->mod_scale = scale;
     return 0;
@@ -150,7 +150,7 @@ static int number_atom(struct gctx *c, struct gnum_spec *s, const struct gatom *
         double v = json_number_value(a->value);
         if (a->kind == I_MAX ? v > 1e30 : a->kind == I_MIN && v < -1e30)
             return 0; /* no number is written that long */
-        return refused(c, a->node, "a number too large or too small to hold exactly");
+        return gshape_refused(c, a->node, "a number too large or too small to hold exactly");
     }
     if (a->kind == I_MULTIPLE)
         return multiple(c, s, a, &d);
@@ -193,7 +193,7 @@ static int numbers(struct gctx *c, struct grammar *g, struct gexpr *x, const str
         for (i = 0; i < (a->a.single ? 1 : json_array_size(a->a.value)); i++) {
             one = a->a.single ? a->a.value : json_array_get(a->a.value, i);
             if (json_is_number(one) && !gdec_of(one, &out[n++]))
-                return refused(c, a->a.node, "a number too large or too small to hold exactly");
+                return gshape_refused(c, a->a.node, "a number too large or too small to hold exactly");
         }
     }
     qsort(out, n, sizeof *out, by_dec);
@@ -422,13 +422,13 @@ static int array_bounds(struct gctx *c, const struct gconj *k, struct garray *a,
         if (x->kind == I_UNIQUE)
             unique = x;
         if (x->kind == I_CONTAINS && *has)
-            return refused(c, x->node, "more than one contains of one array");
+            return gshape_refused(c, x->node, "more than one contains of one array");
         if (x->kind == I_CONTAINS)
             *has = x;
     }
     if (unique && a->max > 1) { /* gunique_items sees whether it can be held */
         if (a->n_prefix || *has)
-            return refused(c, unique->node, "uniqueItems with prefixItems or contains is not supported");
+            return gshape_refused(c, unique->node, "uniqueItems with prefixItems or contains is not supported");
         a->unique = c->schema->node[unique->node].path;
     }
     return 0;
@@ -475,7 +475,7 @@ static int arrays(struct gctx *c, struct grammar *g, struct gexpr *x, const stru
         if (!at->a.single)
             json_array_foreach(at->a.value, i, one) in |= json_is_array(one);
         if (in)
-            return refused(c, at->a.node, "an enum or const with an array cannot be negated");
+            return gshape_refused(c, at->a.node, "an enum or const with an array cannot be negated");
     }
     int r = array_bounds(c, k, a, &has);
     if (r)
