@@ -239,7 +239,6 @@ static const struct {
 int req_parse_more(enum req_kind kind, const char *body, size_t n, const struct req_limits *lim, struct arena *a,
                    struct req **out, struct err *e)
 {
-    int rc;
     struct parse p = {.lim = lim, .a = a, .e = e, .where = IN_MORE, .fields = endpoints[kind].fields};
     p.r = arena_calloc(a, 1, sizeof *p.r);
     p.more = arena_calloc(a, 1, sizeof *p.more);
@@ -253,13 +252,7 @@ int req_parse_more(enum req_kind kind, const char *body, size_t n, const struct 
     p.s = &p.r->sampling;
     req_sampling_neutral(p.s);
     p.more->generation_prompt = p.more->normalize = true;
-    json_t *root = req_load_object(body, n, lim, e, &rc);
-    if (!root)
-        return rc;
-    rc = req_walk(&p, root);
-    json_decref(root);
-    if (!rc)
-        rc = endpoints[kind].settle(&p);
+    int rc = req_read(&p, body, n, endpoints[kind].settle);
     if (!rc)
         *out = p.r;
     return rc;

@@ -55,10 +55,9 @@ int read_prompt(struct parse *p, const char *param, const json_t *v);
 int read_response_format(struct parse *p, const char *param, const json_t *v);
 int read_structured_outputs(struct parse *p, const char *param, const json_t *v);
 
-/* The body as a JSON object within the limits, or NULL with *rc and the error set. */
-json_t *req_load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc);
-/* Every member is read, refused by name, or null (which is as good as absent). */
-int req_walk(struct parse *p, json_t *root);
+/* A whole body: every member is read, refused by name, or null (which is as good as absent); then settle, which sees
+ * what only all members together tell. */
+int req_read(struct parse *p, const char *body, size_t n, int (*settle)(struct parse *p));
 void req_sampling_neutral(struct req_sampling *s);
 
 #endif

@@ -66,7 +66,8 @@ static int scan_shape(const char *s, size_t n, const struct req_limits *lim, str
     return 0;
 }
 
-json_t *req_load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc)
+/* The body as a JSON object within the limits, or NULL with *rc and the error set. */
+static json_t *load_object(const char *body, size_t n, const struct req_limits *lim, struct err *e, int *rc)
 {
     json_error_t je = {0};
     if (n > lim->max_body) {
@@ -116,7 +117,7 @@ static const char *where_name(unsigned where)
                                     : "this endpoint";
 }
 
-int req_walk(struct parse *p, json_t *root)
+static int req_walk(struct parse *p, json_t *root)
 {
     const char *key;
     json_t *v;
@@ -140,6 +141,17 @@ int req_walk(struct parse *p, json_t *root)
             return rc;
     }
     return 0;
+}
+
+int req_read(struct parse *p, const char *body, size_t n, int (*settle)(struct parse *))
+{
+    int rc;
+    json_t *root = load_object(body, n, p->lim, p->e, &rc);
+    if (!root)
+        return rc;
+    rc = req_walk(p, root);
+    json_decref(root);
+    return rc ? rc : settle(p);
 }
 
 void req_sampling_neutral(struct req_sampling *s)
@@ -218,7 +230,6 @@ static int settle_request(struct parse *p)
 static int parse_request(const char *body, size_t n, enum req_kind kind, const struct req_limits *lim, struct arena *a,
                          struct req **out, struct err *e)
 {
-    int rc;
     struct parse p = {.lim = lim,
                       .a = a,
                       .e = e,
@@ -234,13 +245,7 @@ static int parse_request(const char *body, size_t n, enum req_kind kind, const s
     p.r->logprobs = p.r->prompt_logprobs = -1;
     p.s = &p.r->sampling;
     req_sampling_neutral(p.s);
-    json_t *root = req_load_object(body, n, lim, e, &rc);
-    if (!root)
-        return rc;
-    rc = req_walk(&p, root);
-    json_decref(root);
-    if (!rc)
-        rc = settle_request(&p);
+    int rc = req_read(&p, body, n, settle_request);
     if (!rc)
         *out = p.r;
     return rc;
@@ -261,7 +266,6 @@ int req_parse_chat(const char *body, size_t n, const struct req_limits *lim, str
 int req_parse_defaults(const char *json, size_t n, const struct req_limits *lim, struct arena *a,
                        struct req_sampling **out, struct err *e)
 {
-    int rc;
     struct parse p = {.lim = lim,
                       .a = a,
                       .e = e,
@@ -273,13 +277,7 @@ int req_parse_defaults(const char *json, size_t n, const struct req_limits *lim,
     if (!p.s)
         return too_large(&p);
     req_sampling_neutral(p.s);
-    json_t *root = req_load_object(json, n, lim, e, &rc);
-    if (!root)
-        return rc;
-    rc = req_walk(&p, root);
-    json_decref(root);
-    if (!rc)
-        rc = settle_max_tokens(&p);
+    int rc = req_read(&p, json, n, settle_max_tokens);
     if (!rc)
         *out = p.s;
     return rc;
